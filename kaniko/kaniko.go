@@ -1,0 +1,154 @@
+// Package kaniko holds the nouns of building that every package below it
+// shares: the order for a build, the key that tells two orders apart, the
+// image that came of it, and what the three steps of a build are told.
+//
+// It and the packages below it know images and nothing of git: a commit is a
+// name in an order.
+package kaniko
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Order is everything that one build of one image depends on. It holds no
+// secret and is written as JSON into build Jobs and build directories.
+type Order struct {
+	Image       string            `json:"image"`            // the image's name in the config, a DNS label
+	Source      Source            `json:"source"`           //
+	Path        string            `json:"path"`             // the build context inside the repository; "." is its root
+	Dockerfile  string            `json:"dockerfile"`       // relative to Path
+	Target      string            `json:"target,omitempty"` // the stage to build; empty: the last
+	Args        map[string]string `json:"args,omitempty"`   // build arguments
+	Platform    string            `json:"platform"`         // os/arch[/variant], as in linux/amd64
+	Executor    string            `json:"executor"`         // digest of the kaniko executor or of its image, sha256:<hex>
+	Policy      string            `json:"policy"`           // digest of the rules that the commit passed, sha256:<hex>
+	Destination Destination       `json:"destination"`      //
+	Pull        Pull              `json:"pull,omitzero"`    // base images behind a credential
+}
+
+// Source says which commit is built.
+type Source struct {
+	URL    string    `json:"url"`    // without credentials
+	Ref    string    `json:"ref"`    // the full ref the commit was read from
+	Commit string    `json:"commit"` // 40 hexadecimal digits
+	Time   time.Time `json:"time"`   // the commit's own committer time: the mtime of every file and the image's "created"
+}
+
+// Destination says where an image goes.
+type Destination struct {
+	Repository string `json:"repository"`         // host[:port]/path, without tag
+	Insecure   bool   `json:"insecure,omitempty"` // plain HTTP is allowed
+	Tag        string `json:"tag"`                // contains the commit
+}
+
+// Pull names the private base images that the trusted step before a build may
+// fetch, by digest, with a credential of their own.
+type Pull struct {
+	Secret string   `json:"secret,omitempty"` // the secret's name, never its content
+	Allow  []string `json:"allow,omitempty"`  // repositories: host[:port]/path
+}
+
+// Key identifies what is built: two orders with one key ask for the same
+// image, wherever it goes and whatever it is called. 64 hexadecimal digits.
+type Key string
+
+// Key is the SHA-256 of the order's inputs, as canonical JSON (fields in the
+// order of the declaration, map keys sorted). Where the image goes, its tag and
+// the config's name for it are no part of it.
+func (o Order) Key() Key {
+	inputs := struct {
+		Version    int
+		URL        string
+		Commit     string
+		Path       string
+		Dockerfile string
+		Target     string
+		Args       map[string]string
+		Platform   string
+		Executor   string
+		Policy     string
+	}{1, o.Source.URL, o.Source.Commit, o.Path, o.Dockerfile, o.Target, o.Args, o.Platform, o.Executor, o.Policy}
+	if len(inputs.Args) == 0 {
+		inputs.Args = nil
+	}
+	encoded, err := json.Marshal(inputs)
+	if err != nil {
+		panic(fmt.Sprintf("kaniko: strings and maps of strings always encode: %v", err))
+	}
+	sum := sha256.Sum256(encoded)
+	return Key(hex.EncodeToString(sum[:]))
+}
+
+// Image is an image in a registry, named by what cannot change.
+type Image struct {
+	Repository string // host[:port]/path
+	Tag        string // the tag that names it; empty before it is sealed
+	Digest     string // of its manifest, sha256:<hex>
+	Provenance string // digest of the manifest that carries our provenance, sha256:<hex>; empty before it is sealed
+	Size       int64  // compressed bytes: manifest, config and layers
+}
+
+// Ref is the image as a bump records it: repository:tag@digest.
+func (i Image) Ref() string { return i.Repository + ":" + i.Tag + "@" + i.Digest }
+
+// Fetch is what the first step of a build is told, as JSON in a file. The step
+// holds the git credential and, where Pull is set, that of the base images.
+type Fetch struct {
+	Order      Order  `json:"order"`
+	Context    string `json:"context"`              // directory to fill with the commit's files
+	Bases      string `json:"bases"`                // directory for base images pulled by digest: kaniko's --cache-dir
+	GitSecret  string `json:"gitSecret,omitempty"`  // directory of the git credential: a file per key
+	PullSecret string `json:"pullSecret,omitempty"` // directory of the base images' credential
+	Insecure   bool   `json:"insecure,omitempty"`   // base images and git over plain HTTP are allowed
+	Report     string `json:"report"`               // file that the step writes its Report to
+}
+
+// Publish is what the last step of a build is told, as JSON in a file. The
+// step holds the registry credential and starts when nothing of the build runs.
+type Publish struct {
+	Order  Order  `json:"order"`
+	Layout string `json:"layout"`           // directory of the OCI layout, written by the build: hostile
+	Secret string `json:"secret,omitempty"` // directory of the registry credential
+	Report string `json:"report"`           // file that the step writes its Report to
+}
+
+// Report is what a step says at its end.
+type Report struct {
+	Digest   string   `json:"digest,omitempty"`   // publish: of the manifest it pushed, sha256:<hex>
+	Size     int64    `json:"size,omitempty"`     // publish: compressed bytes
+	Warnings []string `json:"warnings,omitempty"` // fetch: of the Dockerfile
+	Error    string   `json:"error,omitempty"`    // why it failed, without secrets
+	Hint     string   `json:"hint,omitempty"`     // what a person can do about it
+	Fault    bool     `json:"fault,omitempty"`    // the failure is the commit's own: the same commit fails again
+}
+
+// BuildError is a build that failed by its own fault: the same commit with the
+// same config will fail again, so it waits for either to change.
+type BuildError struct {
+	Step string // fetch, build or publish
+	Log  string // file that holds the whole output; empty if none was written
+	Tail string // the last lines of the output, cleaned
+	Err  error
+}
+
+func (e *BuildError) Error() string {
+	text := e.Step + ": " + e.Err.Error()
+	if e.Tail != "" {
+		text += ": " + e.Tail
+	}
+	return text
+}
+
+func (e *BuildError) Unwrap() error { return e.Err }
+
+// Hint says where to read more.
+func (e *BuildError) Hint() string {
+	if e.Log == "" {
+		return "mend the commit or its config: the same commit is not built again"
+	}
+	return "the whole output is in " + e.Log
+}
