@@ -1,0 +1,48 @@
+# `make help` lists what there is.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+TOWPATH_TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/towpath/bin
+export TOWPATH_TOOLS
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION) -X main.revision=$(REVISION)
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target says; do printf '  %-10s %s\n' "$$target" "$$says"; done
+
+.PHONY: build
+build: ## build bin/towpath, static
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/towpath ./cmd/towpath
+
+.PHONY: demo
+demo: ## commit, build, publish, signed bump, for real, on this machine
+	@e2e/tools/install sandbox registry shell servers executor
+	@$(MAKE) --no-print-directory build
+	@go run ./e2e/demo bin/towpath
+
+.PHONY: tools
+tools: ## install what the tests run against
+	@e2e/tools/install
+
+.PHONY: test
+test: tools ## all unit and integration tests: real executor, git, registry
+	go test -race -timeout 40m ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet and golangci-lint
+	@e2e/tools/install golangci-lint
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
+	go vet ./...
+	$(TOWPATH_TOOLS)/golangci-lint run ./...
+
+.PHONY: bench
+bench: tools ## measure, side by side with what one would otherwise run
+	go run ./e2e/bench
+
+.PHONY: clean
+clean: ## remove what build made
+	rm -rf bin
