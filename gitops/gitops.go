@@ -59,17 +59,17 @@ type Person struct {
 type Relation int
 
 const (
-	// Unknown: the history at hand does not say. It is never "no".
+	// Unknown says that the history at hand does not tell. It is never "no".
 	Unknown Relation = iota
-	// NoBase: there is no base commit to compare with.
+	// NoBase says that there is no base commit to compare with.
 	NoBase
-	// Same: the candidate is the base.
+	// Same says that the candidate is the base.
 	Same
-	// Ahead: the base is a proper ancestor of the candidate.
+	// Ahead says that the base is a proper ancestor of the candidate.
 	Ahead
-	// Behind: the candidate is a proper ancestor of the base.
+	// Behind says that the candidate is a proper ancestor of the base.
 	Behind
-	// Unrelated: neither descends from the other, and the history that says
+	// Unrelated says that neither descends from the other, and the history that says
 	// so was complete.
 	Unrelated
 )
