@@ -1,0 +1,208 @@
+// Package dockerfile reads a Dockerfile before kaniko does: what kaniko would
+// skip in silence although the image would differ, and which base images it
+// will ask for.
+//
+// It runs nothing and reaches no network. Where kaniko and the Dockerfile
+// reference disagree it says what kaniko does, because kaniko does the build.
+// What it says holds for the releases up to Chainguard's 1.25 and for the
+// fork that followed it: where they differ, for the one that does less.
+package dockerfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/linter"
+	"github.com/moby/buildkit/frontend/dockerfile/parser"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+)
+
+// Build is what a Dockerfile is built with.
+type Build struct {
+	Args     map[string]string // build arguments
+	Target   string            // the stage to build; empty: the last
+	Platform string            // os/arch[/variant]; empty: nothing is said about platforms
+}
+
+// SyntaxError is a Dockerfile that cannot be built whatever it is built with:
+// it does not parse, or has no stage of the target's name.
+type SyntaxError struct {
+	Line int // first line of the instruction; 0: of none in particular
+	Err  error
+}
+
+func (e *SyntaxError) Error() string {
+	if e.Line == 0 {
+		return "Dockerfile: " + e.Err.Error()
+	}
+	return fmt.Sprintf("Dockerfile line %d: %v", e.Line, e.Err)
+}
+
+func (e *SyntaxError) Unwrap() error { return e.Err }
+
+// PlatformArgs are the build arguments that the Dockerfile reference promises
+// for every build. kaniko sets none of them, so whoever starts kaniko passes
+// these; an argument of the same name in the order wins.
+func PlatformArgs(platform string) map[string]string {
+	system, rest, _ := strings.Cut(platform, "/")
+	architecture, variant, _ := strings.Cut(rest, "/")
+	if system == "" || architecture == "" {
+		return nil
+	}
+	args := map[string]string{}
+	for _, prefix := range []string{"TARGET", "BUILD"} {
+		args[prefix+"PLATFORM"] = platform
+		args[prefix+"OS"] = system
+		args[prefix+"ARCH"] = architecture
+		args[prefix+"VARIANT"] = variant
+	}
+	return args
+}
+
+// source is a parsed Dockerfile, cut after the stage that is built: kaniko runs
+// every stage up to the target, needed or not, and none behind it.
+type source struct {
+	args   []instructions.ArgCommand // before the first FROM
+	stages []stage
+	escape rune
+}
+
+type stage struct {
+	instructions.Stage
+	nodes []*parser.Node // its instructions, FROM first
+}
+
+func parse(src []byte, target string) (*source, error) {
+	parsed, err := parser.Parse(bytes.NewReader(src))
+	if err != nil {
+		return nil, syntaxError(err)
+	}
+	stages, args, err := instructions.Parse(parsed.AST, &linter.Linter{})
+	if err != nil {
+		return nil, syntaxError(err)
+	}
+	if len(stages) == 0 {
+		return nil, &SyntaxError{Err: errors.New("there is no FROM")}
+	}
+	d := &source{args: args, escape: parsed.EscapeToken}
+	for _, node := range parsed.AST.Children {
+		if strings.EqualFold(node.Value, "from") {
+			d.stages = append(d.stages, stage{Stage: stages[len(d.stages)]})
+		}
+		if n := len(d.stages); n > 0 {
+			d.stages[n-1].nodes = append(d.stages[n-1].nodes, node)
+		}
+	}
+	last := len(d.stages) - 1
+	if target != "" {
+		last = -1
+		for i, s := range d.stages {
+			// kaniko takes the first of that name.
+			if strings.EqualFold(s.Name, target) {
+				last = i
+				break
+			}
+		}
+		if last < 0 {
+			return nil, &SyntaxError{Err: fmt.Errorf("there is no stage called %q", target)}
+		}
+	}
+	d.stages = d.stages[:last+1]
+	return d, nil
+}
+
+func syntaxError(err error) error {
+	line := 0
+	var located *parser.LocationError
+	if errors.As(err, &located) && len(located.Locations) > 0 && len(located.Locations[0]) > 0 {
+		line = located.Locations[0][0].Start.Line
+	}
+	// The parser's own prefix would name the line twice.
+	text := err.Error()
+	if _, rest, found := strings.Cut(text, "dockerfile parse error on line "); found {
+		if _, rest, found = strings.Cut(rest, ": "); found {
+			text = rest
+		}
+	}
+	return &SyntaxError{Line: line, Err: errors.New(text)}
+}
+
+// variables are what kaniko expands FROM with: the defaults of the ARGs before
+// the first FROM, then the build arguments, an empty one counting as none.
+func (d *source) variables(build Build) (map[string]string, error) {
+	given := PlatformArgs(build.Platform)
+	if given == nil {
+		given = map[string]string{}
+	}
+	for name, value := range build.Args {
+		given[name] = value
+	}
+	vars := map[string]string{}
+	for _, command := range d.args {
+		for _, arg := range command.Args {
+			if arg.Value == nil {
+				continue
+			}
+			value, err := unquote(*arg.Value)
+			if err != nil {
+				return nil, &SyntaxError{Line: line(command.Location()), Err: fmt.Errorf("ARG %s: %w", arg.Key, err)}
+			}
+			if value, err = expand(value, overlay(vars, given)); err != nil {
+				return nil, &SyntaxError{Line: line(command.Location()), Err: fmt.Errorf("ARG %s: %w", arg.Key, err)}
+			}
+			vars[arg.Key] = value
+		}
+	}
+	for name, value := range given {
+		if value != "" {
+			vars[name] = value
+		}
+	}
+	return vars, nil
+}
+
+func overlay(below, above map[string]string) map[string]string {
+	both := make(map[string]string, len(below)+len(above))
+	for _, layer := range []map[string]string{below, above} {
+		for name, value := range layer {
+			both[name] = value
+		}
+	}
+	return both
+}
+
+// unquote takes one pair of quotes off, as kaniko does with a default.
+func unquote(value string) (string, error) {
+	if len(value) < 2 {
+		return value, nil
+	}
+	first, last := value[0], value[len(value)-1]
+	quoted := first == '"' || first == '\''
+	switch {
+	case quoted && last == first:
+		return value[1 : len(value)-1], nil
+	case quoted || last == '"' || last == '\'':
+		return "", errors.New("quotes around the value must match")
+	}
+	return value, nil
+}
+
+// expand replaces variables as kaniko does: always with the default escape.
+func expand(word string, vars map[string]string) (string, error) {
+	list := make([]string, 0, len(vars))
+	for name, value := range vars {
+		list = append(list, name+"="+value)
+	}
+	expanded, _, err := shell.NewLex(parser.DefaultEscapeToken).ProcessWord(word, shell.EnvsFromSlice(list))
+	return expanded, err
+}
+
+func line(location []parser.Range) int {
+	if len(location) == 0 {
+		return 0
+	}
+	return location[0].Start.Line
+}
