@@ -1,0 +1,122 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// patience is the longest wait inside an operation. A registry that asks for
+// more gets its error returned, with RetryAfter, and the caller's back-off.
+const patience = 30 * time.Second
+
+// call is one attempt: what the transport below go-containerregistry saw of it
+// and what must not be seen of it.
+type call struct {
+	bulk bool // the answer goes to a file, its size checked elsewhere
+
+	mu     sync.Mutex
+	after  time.Duration
+	hidden []string
+	secure error // why HTTPS failed, where plain HTTP was tried after it
+}
+
+type callKey struct{}
+
+// note returns the attempt that a request belongs to.
+func note(ctx context.Context) *call {
+	if found, ok := ctx.Value(callKey{}).(*call); ok {
+		return found
+	}
+	return &call{}
+}
+
+func (c *call) wait(after time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.after = max(c.after, after)
+}
+
+func (c *call) failed(secure error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.secure = secure
+}
+
+func (c *call) hide(secrets ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hidden = append(c.hidden, secrets...)
+}
+
+// redact takes what must stay secret out of a text, even where the registry
+// itself put it in.
+func (c *call) redact(text string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, secret := range c.hidden {
+		if len(secret) >= 4 {
+			text = strings.ReplaceAll(text, secret, "[redacted]")
+		}
+	}
+	return text
+}
+
+// attempt runs one step of an operation until it succeeds, fails for good, or
+// has been tried often enough. again says which errors beyond the usual passing
+// ones are worth another try; nil: none.
+func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*Error) bool, step func(context.Context, *session) error) error {
+	fresh := true // a refused credential is read anew once
+	for try := 1; ; try++ {
+		this := &call{bulk: bulk}
+		inner := context.WithValue(ctx, callKey{}, this)
+		session, err := c.session(inner)
+		if err == nil {
+			this.hide(session.secrets...)
+			err = step(inner, session)
+		}
+		if err == nil {
+			return nil
+		}
+		failed := c.explain(op, this, err)
+		if ctx.Err() != nil {
+			failed.Err = ctx.Err()
+			return failed
+		}
+		if session != nil && failed.Status == http.StatusUnauthorized {
+			c.drop(session)
+			if fresh {
+				fresh = false
+				continue
+			}
+		}
+		if try >= c.options.Attempts || !(failed.passing || again != nil && again(failed)) {
+			return failed
+		}
+		pause := c.options.Pause << (try - 1)
+		pause = max(pause/2+rand.N(pause/2+1), failed.After)
+		if deadline, ok := ctx.Deadline(); pause > patience || ok && time.Until(deadline) < pause {
+			return failed
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			failed.Err = ctx.Err()
+			return failed
+		}
+	}
+}
+
+// found turns an error that says "not there" into an answer.
+func found(err error) (bool, error) {
+	if errors.Is(err, ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

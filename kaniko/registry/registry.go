@@ -1,0 +1,175 @@
+// Package registry talks to one repository of a container registry: it pushes
+// an image by digest, reads manifests by digest, writes a tag, lists and
+// attaches referrers, and pulls base images for a build.
+//
+// It knows the OCI distribution specification and nothing of who built what.
+// What a registry says is never believed: every manifest and blob is hashed
+// here, every list and answer is bounded, and no tag is ever moved. A
+// credential goes to the registry it is for and nowhere else: not over plain
+// HTTP unless that was allowed, not to an inner address that an outer registry
+// names, and not into an error.
+package registry
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+)
+
+// Options says which repository, with what credential.
+type Options struct {
+	Repository string // host[:port]/path, without tag or digest
+
+	// Secret returns the credential's keys: .dockerconfigjson, or username and
+	// password, and any of ca.crt, tls.crt, tls.key. It is called for every
+	// operation, so a rotated credential is used at once. Nil: Docker's own
+	// configuration serves.
+	Secret     func() (map[string][]byte, error)
+	SecretName string // for error texts alone
+
+	Insecure bool // plain HTTP is allowed; on loopback it always is
+	ReadOnly bool // ask token servers for the right to pull only
+
+	Attempts int           // tries for each request that fails for a passing reason; 0: 5
+	Pause    time.Duration // wait before the second try, doubled for each further one; 0: half a second
+}
+
+// Client is one repository. It is safe for concurrent use and keeps
+// connections and tokens between operations.
+type Client struct {
+	options Options
+	repo    name.Repository
+
+	mu      sync.Mutex
+	current *session
+}
+
+// session is what one state of the secret gives: an authorised transport.
+type session struct {
+	key       [sha256.Size]byte
+	http      *http.Client
+	transport http.RoundTripper // with the authorisation; go-containerregistry adds none to it
+	secrets   []string          // what must not appear in a text
+	base      *http.Transport
+}
+
+// New makes a client; it dials nothing and reads no secret.
+func New(options Options) (*Client, error) {
+	var parse []name.Option
+	if options.Insecure {
+		parse = append(parse, name.Insecure)
+	}
+	repo, err := name.NewRepository(options.Repository, append(parse, name.StrictValidation)...)
+	if err != nil {
+		return nil, fmt.Errorf("repository %q: want host[:port]/path: %w", options.Repository, err)
+	}
+	if options.Attempts <= 0 {
+		options.Attempts = 5
+	}
+	if options.Pause <= 0 {
+		options.Pause = 500 * time.Millisecond
+	}
+	return &Client{options: options, repo: repo}, nil
+}
+
+// Repository is the repository's name: host[:port]/path.
+func (c *Client) Repository() string { return c.options.Repository }
+
+// Close drops the connections that are kept.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current != nil {
+		c.current.base.CloseIdleConnections()
+		c.current = nil
+	}
+	return nil
+}
+
+// session returns the authorised transport for the secret as it is now. The
+// first use of a secret asks the registry how it wants to be spoken to.
+func (c *Client) session(ctx context.Context) (*session, error) {
+	var secret map[string][]byte
+	if c.options.Secret != nil {
+		var err error
+		if secret, err = c.options.Secret(); err != nil {
+			return nil, &secretError{name: c.options.SecretName, err: err}
+		}
+	}
+	key := fingerprint(secret)
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current != nil && c.current.key == key {
+		return c.current, nil
+	}
+	made, err := c.login(ctx, secret)
+	if err != nil {
+		return nil, err
+	}
+	if c.current != nil {
+		c.current.base.CloseIdleConnections()
+	}
+	made.key = key
+	c.current = made
+	return made, nil
+}
+
+// drop forgets a session whose credential was refused, so that the next
+// operation reads keychains and tokens anew.
+func (c *Client) drop(old *session) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == old {
+		c.current = nil
+	}
+}
+
+func (c *Client) login(ctx context.Context, secret map[string][]byte) (*session, error) {
+	credential, err := c.credential(ctx, secret)
+	if err != nil {
+		return nil, err
+	}
+	trip := newGuard(c.repo.Registry, c.options.Insecure, credential.tls)
+	scope := transport.PushScope
+	if c.options.ReadOnly {
+		scope = transport.PullScope
+	}
+	note(ctx).hide(credential.secrets...)
+	authorised, err := transport.NewWithContext(ctx, c.repo.Registry, credential.auth, trip, []string{c.repo.Scope(scope)})
+	if err != nil {
+		trip.base.CloseIdleConnections()
+		return nil, err
+	}
+	return &session{
+		http:      &http.Client{Transport: authorised, CheckRedirect: limitRedirects},
+		transport: authorised,
+		secrets:   credential.secrets,
+		base:      trip.base,
+	}, nil
+}
+
+func limitRedirects(_ *http.Request, via []*http.Request) error {
+	if len(via) > 5 {
+		return &refusal{reason: "more than 5 redirects"}
+	}
+	return nil
+}
+
+// fingerprint tells two states of a secret apart.
+func fingerprint(secret map[string][]byte) (key [sha256.Size]byte) {
+	hash := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(secret)) {
+		fmt.Fprintf(hash, "%q=%q\n", name, secret[name])
+	}
+	hash.Sum(key[:0])
+	return key
+}
