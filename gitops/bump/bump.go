@@ -1,0 +1,170 @@
+// Package bump says what a bump commit says: its subject, its body, and the
+// trailers that reviewers and audit read.
+//
+// It refuses to know how a bump is made, signed and pushed; text comes in and
+// a message goes out.
+//
+// What always holds: the message's last paragraph is the trailers that were
+// given and nothing else, whatever the source commits and the user's template
+// say. Text from a source commit is data: one line, never a trailer, never
+// evaluated, and unable to act on the repository that it is shown in (see
+// Defuse). The same Data give the same message.
+package bump
+
+import (
+	"fmt"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"towpath.dev/towpath/gitops"
+)
+
+// Data is what a bump is about.
+type Data struct {
+	// Trailers are what the message must claim. Accepted may be any text: it
+	// becomes one line.
+	Trailers Trailers
+	// Commit is the source commit that is promoted, the one of
+	// Trailers.Commit.
+	Commit gitops.Commit
+	// Commits are the source commits that come with it, newest first, Commit
+	// among them; More counts those that are not listed.
+	Commits []gitops.Commit
+	More    int
+	// Base is the source commit promoted before; zero: none.
+	Base gitops.Hash
+	// Size and SizeBefore are the image's compressed bytes and those of the
+	// one before it; 0: unknown.
+	Size, SizeBefore int64
+	// Fill: the image was promoted before; only markers that never held one
+	// are filled.
+	Fill bool
+	// Changes are the values that change, for templates.
+	Changes []Change
+	// Automation is what Flux calls the automation object: the target's name,
+	// in the namespace of its GitRepository where Flux's is configured.
+	Automation types.NamespacedName
+	// Template is the user's messageTemplate; empty: the default.
+	Template string
+	// Values are the template's messageTemplateValues.
+	Values map[string]string
+}
+
+// Limits of a default message, in runes and lines.
+const (
+	maxSubject = 72 // of a source commit's subject; git's own custom for a line
+	maxAuthor  = 40
+	maxCommits = 20
+	maxReason  = 400
+)
+
+// Message returns the commit message of a bump, which ends in its trailers and
+// one newline. ParseTrailers reads them back. An error is a fault of the
+// trailers given or of the template, and says which.
+func Message(d Data) (string, error) {
+	d.Trailers.Accepted = gitops.Line(d.Trailers.Accepted, maxReason)
+	if err := d.Trailers.check(); err != nil {
+		return "", fmt.Errorf("bump message: %w", err)
+	}
+	if hash := d.Commit.Hash.String(); hash != d.Trailers.Commit {
+		return "", fmt.Errorf("bump message: it is about commit %s, and its trailer names %s", hash, d.Trailers.Commit)
+	}
+	text := subject(d) + "\n\n" + body(d)
+	if d.Template != "" {
+		var err error
+		if text, err = render(d); err != nil {
+			return "", fmt.Errorf("bump message: %w", err)
+		}
+	}
+	return strings.TrimRight(text, "\n") + "\n\n" + d.Trailers.String(), nil
+}
+
+// subject is "podinfo: 3f2a9c1e → 8b07d4aa Fix readiness probe".
+func subject(d Data) string {
+	from := ""
+	if !d.Base.IsZero() && d.Base != d.Commit.Hash {
+		from = gitops.Short(d.Base) + " → "
+	}
+	verb := ""
+	if d.Trailers.Observed() {
+		verb = "observe "
+	}
+	return strings.TrimRight(fmt.Sprintf("%s: %s%s%s %s", d.Trailers.Image, verb, from, gitops.Short(d.Commit.Hash), Defuse(d.Commit.Subject, maxSubject)), " ")
+}
+
+func body(d Data) string {
+	var b strings.Builder
+	switch {
+	case d.Trailers.Observed():
+		b.WriteString("The source is observed from this commit on; nothing is promoted.\n\n")
+	case d.Fill:
+		b.WriteString("Fills markers that never held an image of ours.\n\n")
+	}
+	b.WriteString(commitList(d))
+	if !d.Trailers.Observed() {
+		// The reference, over two lines: digests are long.
+		name, tag, digest := d.Trailers.image()
+		fmt.Fprintf(&b, "Image: %s:%s\n       %s\n", name, tag, digest)
+		if d.Size > 0 {
+			fmt.Fprintf(&b, "Size: %s\n", size(d.Size, d.SizeBefore))
+		}
+	}
+	return b.String()
+}
+
+// commitList is a line for each source commit, indented, so that none begins
+// a line with what somebody else wrote.
+func commitList(d Data) string {
+	commits, more := d.Commits, max(d.More, 0)
+	if len(commits) == 0 {
+		commits = []gitops.Commit{d.Commit}
+	}
+	if len(commits) > maxCommits {
+		more += len(commits) - maxCommits
+		commits = commits[:maxCommits]
+	}
+	var b strings.Builder
+	for _, c := range commits {
+		fmt.Fprintf(&b, "  %s %s (%s)\n", gitops.Short(c.Hash), Defuse(c.Subject, maxSubject), author(c))
+	}
+	if more > 0 {
+		fmt.Fprintf(&b, "  … and %d more\n", more)
+	}
+	return b.String() + "\n"
+}
+
+func author(c gitops.Commit) string {
+	if name := Defuse(c.Author.Name, maxAuthor); name != "" {
+		return name
+	}
+	return "no name"
+}
+
+// size is "12.3 MiB (+1.2 MiB)".
+func size(now, before int64) string {
+	text := bytesText(now)
+	switch {
+	case before <= 0:
+		return text
+	case now == before:
+		return text + " (as before)"
+	case now > before:
+		return text + " (+" + bytesText(now-before) + ")"
+	default:
+		return text + " (−" + bytesText(before-now) + ")"
+	}
+}
+
+func bytesText(n int64) string {
+	const unit = 1 << 10
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, prefixes := float64(n)/unit, "KMGTPE"
+	// 1023.95 would print as 1024.0.
+	for value >= unit-0.05 && len(prefixes) > 1 {
+		value, prefixes = value/unit, prefixes[1:]
+	}
+	return fmt.Sprintf("%.1f %ciB", value, prefixes[0])
+}
