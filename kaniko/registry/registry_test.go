@@ -89,4 +89,3 @@ func TestPushTagAndReadBack(t *testing.T) {
 		})
 	}
 }
-
