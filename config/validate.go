@@ -1,0 +1,267 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// validate reports what is missing, contradictory or beyond this version. What
+// the decoder reported already is not reported again.
+func (l *loader) validate() {
+	c := &l.config
+	l.head(l.file, c.APIVersion, c.Kind)
+	l.duration("interval", c.Interval)
+	l.notEmpty(l.at("secrets"), c.Secrets)
+	l.notEmpty(l.at("cache"), c.Cache)
+	l.credentials()
+	l.secretRef(l.at("signing.provenance.secretRef"), c.Signing.Provenance.SecretRef, true)
+	l.builder(&c.Builder)
+	if len(c.GitOps) == 0 {
+		l.flag(l.at("gitops"), "is missing", "a target says where bumps are committed")
+	}
+	l.targets()
+	if name := c.Defaults.Name; name != "" || l.report.written(l.at("defaults.name")) {
+		l.flag(l.at("defaults.name"), "has no default: a name is unique", "")
+	}
+	l.images()
+}
+
+// at is a place in the config's own file.
+func (l *loader) at(path string) place { return place{l.file, path} }
+
+// flag reports a problem unless the place is known to be wrong.
+func (l *loader) flag(at place, text, hint string) {
+	if !l.report.blamed(at) {
+		l.report.add(at, text, hint)
+	}
+}
+
+// head checks what a file says it is.
+func (l *loader) head(file, apiVersion, kind string) {
+	if l.notEmpty(place{file, "apiVersion"}, apiVersion) && apiVersion != APIVersion {
+		l.flag(place{file, "apiVersion"}, quote(apiVersion)+" is not "+APIVersion, "")
+	}
+	if l.notEmpty(place{file, "kind"}, kind) && kind != Kind {
+		l.flag(place{file, "kind"}, quote(kind)+" is not "+Kind, "")
+	}
+}
+
+func (l *loader) notEmpty(at place, value string) bool {
+	switch {
+	case value != "":
+		return true
+	case l.report.written(at):
+		l.flag(at, "is empty", "")
+	default:
+		l.flag(at, "is missing", "")
+	}
+	return false
+}
+
+func (l *loader) oneOf(at place, value string, allowed ...string) {
+	if l.notEmpty(at, value) && !slices.Contains(allowed, value) {
+		l.flag(at, quote(value)+" is not "+strings.Join(allowed, " or "), "")
+	}
+}
+
+func (l *loader) duration(path string, value time.Duration) {
+	if value < time.Second || value > 24*time.Hour {
+		l.flag(l.at(path), value.String()+" is not between 1s and 24h", "")
+	}
+}
+
+func (l *loader) within(path string, value, least, most int64) {
+	if value < least || value > most {
+		l.flag(l.at(path), fmt.Sprintf("%d is not between %d and %d", value, least, most), "")
+	}
+}
+
+// label checks a name that becomes part of a ref, a directory or a Kubernetes
+// object.
+func (l *loader) label(at place, value string) bool {
+	if !l.notEmpty(at, value) {
+		return false
+	}
+	if len(validation.IsDNS1123Label(value)) > 0 {
+		l.flag(at, quote(value)+" is no DNS label", "up to 63 lower-case letters, digits and -, the first and last no -")
+		return false
+	}
+	return true
+}
+
+func (l *loader) secretRef(at place, ref SecretRef, required bool) {
+	if required || ref.Name != "" || l.report.written(at) {
+		l.label(place{at.file, step(at.path, "name")}, ref.Name)
+	}
+}
+
+// verify refuses what this version cannot enforce.
+func (l *loader) verify(at place, mode string) {
+	switch mode {
+	case VerifyNone:
+	case "head", "history":
+		l.flag(at, quote(mode)+" is not in this version", "this version checks descent alone: mode none")
+	default:
+		l.oneOf(at, mode, VerifyNone)
+	}
+}
+
+func (l *loader) credentials() {
+	first := map[string]int{}
+	for i, credential := range l.config.Credentials {
+		path := index("credentials", i)
+		l.secretRef(l.at(path+".secretRef"), credential.SecretRef, true)
+		at := l.at(path + ".match")
+		if !l.notEmpty(at, credential.Match) {
+			continue
+		}
+		var key string
+		if registryMatch(credential.Match) {
+			host, segments := splitRegistry(credential.Match)
+			if !registryHost(host) {
+				l.flag(at, "names no registry", "host/path for a registry, https://host/path or ssh://host/path for git")
+				continue
+			}
+			key = strings.Join(append([]string{host}, segments...), "/")
+		} else {
+			match, err := parseRemote(credential.Match)
+			if err != nil {
+				l.flag(at, err.Error(), "")
+				continue
+			}
+			l.plainHTTP(at, match)
+			key = match.scheme + "://" + match.user + "@" + strings.Join(append([]string{match.host}, match.segments...), "/")
+		}
+		if other, again := first[key]; again {
+			l.flag(at, "matches the same as "+index("credentials", other)+".match", "")
+			continue
+		}
+		first[key] = i
+	}
+}
+
+func (l *loader) builder(b *Builder) {
+	if b.Type == "kubernetes" {
+		l.flag(l.at("builder.type"), `"kubernetes" is not in this version`, "this version builds in a sandbox on its own machine")
+	} else {
+		l.oneOf(l.at("builder.type"), b.Type, BuilderSandbox)
+	}
+	l.within("builder.concurrency", int64(b.Concurrency), 1, 256)
+	l.duration("builder.timeout", b.Timeout)
+	if b.Kaniko.Image != "" {
+		l.flag(l.at("builder.kaniko.image"), "is not in this version", "the sandbox runs builder.kaniko.executor")
+	}
+	l.notEmpty(l.at("builder.kaniko.executor"), b.Kaniko.Executor)
+	for i, arg := range b.Kaniko.Args {
+		l.kanikoArg(l.at(index("builder.kaniko.args", i)), arg)
+	}
+	l.notEmpty(l.at("builder.sandbox.runtime"), b.Sandbox.Runtime)
+	if least := Bytes(64 << 20); b.Sandbox.Memory < least {
+		l.flag(l.at("builder.sandbox.memory"), "is less than 64Mi", "")
+	}
+	l.within("builder.sandbox.pids", b.Sandbox.PIDs, 16, 4<<20)
+	for i, allow := range b.Sandbox.Allow {
+		if !reachable(allow) {
+			l.flag(l.at(index("builder.sandbox.allow", i)), quote(allow)+" is neither host:port nor a CIDR", "as in 10.1.2.3:5000 or 10.1.2.0/24")
+		}
+	}
+	if b.Cache.Enabled {
+		l.flag(l.at("builder.cache.enabled"), "is not in this version", "set it to false")
+	}
+}
+
+// kanikoArg refuses arguments that Towpath sets, and so the ways around what
+// it sets them for: where the context comes from, what is pushed, what caches.
+func (l *loader) kanikoArg(at place, arg string) {
+	flag, isFlag := strings.CutPrefix(arg, "--")
+	flag, _, _ = strings.Cut(flag, "=")
+	ours := []string{
+		"build-arg", "bucket", "context", "context-sub-path", "custom-platform", "customPlatform", "destination", "digest-file",
+		"dockerfile", "git", "image-name-with-digest-file", "image-name-tag-with-digest-file", "kaniko-dir", "no-push",
+		"oci-layout-path", "push-ignore-immutable-tag-errors", "push-retry", "registry-certificate", "registry-client-cert",
+		"reproducible", "secret", "tar-path", "tarPath", "target",
+	}
+	switch {
+	case !isFlag || flag == "" || strings.ContainsFunc(flag, func(r rune) bool { return r <= ' ' }):
+		l.flag(at, "is no argument of kaniko", "write --flag or --flag=value, in one")
+	case slices.Contains(ours, flag), flag == "cache", strings.HasPrefix(flag, "cache-"), strings.HasPrefix(flag, "credential"):
+		l.flag(at, "--"+flag+" is set by Towpath", "take it out")
+	}
+}
+
+// reachable tells host:port and CIDR from anything else.
+func reachable(s string) bool {
+	if prefix, err := netip.ParsePrefix(s); err == nil {
+		return prefix == prefix.Masked()
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
+		return false
+	}
+	_, err = netip.ParseAddr(host)
+	return err == nil || len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0
+}
+
+// gitURL checks the URL of a repository.
+func (l *loader) gitURL(at place, url string) {
+	if !l.notEmpty(at, url) {
+		return
+	}
+	parsed, err := parseRemote(url)
+	switch {
+	case err != nil && err.Error() == "holds a credential":
+		l.flag(at, "holds a credential", "put it into a secret and name that by secretRef")
+	case err != nil:
+		l.flag(at, err.Error(), "")
+	case len(parsed.segments) == 0:
+		l.flag(at, "names no repository", "")
+	default:
+		l.plainHTTP(at, parsed)
+	}
+}
+
+func (l *loader) plainHTTP(at place, r remote) {
+	if r.scheme == "http" && !loopback(r.host) {
+		l.flag(at, "is plain http, which only this machine's loopback may use", "use https or ssh")
+	}
+}
+
+// branch checks the name of a branch.
+func (l *loader) branch(at place, name string) bool {
+	if !l.notEmpty(at, name) {
+		return false
+	}
+	if short, ok := strings.CutPrefix(name, "refs/heads/"); ok {
+		l.flag(at, quote(name)+" is a ref, not a branch", "write "+short)
+		return false
+	}
+	if name == "HEAD" || plumbing.NewBranchReferenceName(name).Validate() != nil {
+		l.flag(at, quote(name)+" is no name that git allows for a branch", "")
+		return false
+	}
+	return true
+}
+
+// inside checks a path that must not leave what it is relative to.
+func (l *loader) inside(at place, p string) {
+	switch clean := path.Clean(p); {
+	case path.IsAbs(p):
+		l.flag(at, quote(p)+" is absolute", "paths start at the repository's root: "+strings.TrimLeft(clean, "/"))
+	case slices.Contains(strings.Split(p, "/"), ".."):
+		l.flag(at, quote(p)+" holds ..", "")
+	case strings.ContainsFunc(p, func(r rune) bool { return r < ' ' || r == 0x7f }), clean == ".git", strings.HasPrefix(clean, ".git/"):
+		l.flag(at, quote(p)+" is no path inside a repository", "")
+	}
+}
