@@ -39,9 +39,9 @@ func Defuse(text string, limit int) string {
 		s = trackerKey.ReplaceAllString(s, "$1- $2")
 	}
 	s = forgeKey.ReplaceAllString(s, "$1- $2")
-	s = reference.ReplaceAllString(s, "$1 $2")
-	s = address.ReplaceAllString(s, "$1 $2")
-	return s
+	s = reference.ReplaceAllString(s, "$1$3 $2$4")
+	s = address.ReplaceAllString(s, "$1 ")
+	return strings.Join(strings.Fields(s), " ")
 }
 
 var (
@@ -49,12 +49,12 @@ var (
 	stars    = regexp.MustCompile(`\*{3,}`)
 	// token is what git takes for a trailer's: words with hyphens before a
 	// colon. Plain words, as in "fix: …", are no trailer that anybody acts on.
-	token = regexp.MustCompile(`[A-Za-z0-9]+(?:-+[A-Za-z0-9]*)+\s*:`)
+	token = regexp.MustCompile(`[A-Za-z0-9]*-[A-Za-z0-9-]*\s*:`)
 	// closing are the words by which GitLab, Bitbucket and Jira change an
 	// issue's state. Without them "UTF-8" may stay as it is.
 	closing    = regexp.MustCompile(`(?i)\b(?:clos(?:e[sd]?|ing)|fix(?:e[sd]|ing)?|resolv(?:e[sd]?|ing)|implement(?:s|ed|ing)?)\b`)
-	trackerKey = regexp.MustCompile(`\b([A-Za-z][A-Za-z0-9_]+)-([0-9])`)
+	trackerKey = regexp.MustCompile(`\b([A-Z][A-Z0-9_]+)-([0-9])`)
 	forgeKey   = regexp.MustCompile(`(?i)\b(g[hl])-([0-9])`)
-	reference  = regexp.MustCompile(`([#@]|[!&])([^\s])`)
-	address    = regexp.MustCompile(`(?i)(://|\bwww\.)([^\s])`)
+	reference  = regexp.MustCompile(`([#@])([\pL\pN_.-])|([!&])([0-9])`)
+	address    = regexp.MustCompile(`(?i)(://|\bwww\.)`)
 )

@@ -3,7 +3,6 @@ package bump
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"strings"
 	"text/template"
 	"text/template/parse"
@@ -81,7 +80,7 @@ func newTemplateData(d Data) templateData {
 	data := templateData{
 		AutomationObject: d.Automation,
 		Changed:          newResult(d.Changes),
-		Values:           maps.Clone(d.Values), // sprig's set writes into it
+		Values:           d.Values,
 		Image:            d.Trailers.Image,
 		Commit:           newSourceCommit(d.Commit),
 		More:             max(d.More, 0),
@@ -133,12 +132,18 @@ func render(d Data) (string, error) {
 	if err != nil {
 		return "", &TemplateError{err}
 	}
+	tick := template.Must(template.New("").Funcs(run.functions()).Parse("{{" + tickName + "}}")).Root.Nodes[0]
 	for _, t := range tmpl.Templates() {
 		if t.Tree != nil {
-			guard(t.Root, tick(run))
+			guardLoops(t.Root, tick)
+			prepend(t.Root, tick)
 		}
 	}
-	if err := tmpl.Execute(run, newTemplateData(d)); err != nil {
+	err = tmpl.Execute(run, newTemplateData(d))
+	if run.overrun != nil {
+		err = run.overrun // without the place, which is our own tick
+	}
+	if err != nil {
 		return "", &TemplateError{err}
 	}
 	text := clean(run.out.String())
@@ -162,15 +167,17 @@ func clean(s string) string {
 
 // run is one run of a template, and the end of its patience.
 type run struct {
-	out   strings.Builder
-	steps int
-	until time.Time
+	out     strings.Builder
+	steps   int
+	until   time.Time
+	overrun error
 }
 
 // Write takes the template's output.
 func (r *run) Write(p []byte) (int, error) {
 	if r.out.Len()+len(p) > maxOutput {
-		return 0, fmt.Errorf("it says more than %d KiB", maxOutput>>10)
+		r.overrun = fmt.Errorf("it says more than %d KiB", maxOutput>>10)
+		return 0, r.overrun
 	}
 	return r.out.Write(p)
 }
@@ -178,40 +185,39 @@ func (r *run) Write(p []byte) (int, error) {
 const tickName = "_tick"
 
 // tick counts a step. text/template cannot be interrupted from outside, so
-// every loop and every template calls this first.
+// every iteration and every template begins with a call of this.
 func (r *run) tick() (string, error) {
 	r.steps++
 	if r.steps > maxSteps || time.Now().After(r.until) {
-		return "", fmt.Errorf("it runs for too long (more than %d steps or %s)", maxSteps, maxTime)
+		r.overrun = fmt.Errorf("it runs for too long (more than %d steps, or %s)", maxSteps, maxTime)
+		return "", r.overrun
 	}
 	return "", nil
 }
 
-// tick is the template node that calls r.tick.
-func tick(r *run) parse.Node {
-	t := template.Must(template.New("").Funcs(r.functions()).Parse("{{" + tickName + "}}"))
-	return t.Root.Nodes[0]
-}
-
-// guard puts tick at the head of a list and of each loop within.
-func guard(list *parse.ListNode, tick parse.Node) {
+// guardLoops puts tick at the head of each loop's body.
+func guardLoops(list *parse.ListNode, tick parse.Node) {
 	if list == nil {
 		return
 	}
 	for _, node := range list.Nodes {
 		switch n := node.(type) {
 		case *parse.RangeNode:
-			guard(n.List, tick)
-			guard(n.ElseList, tick)
+			guardLoops(n.List, tick)
+			guardLoops(n.ElseList, tick)
+			prepend(n.List, tick)
 		case *parse.IfNode:
-			guard(n.List, tick)
-			guard(n.ElseList, tick)
+			guardLoops(n.List, tick)
+			guardLoops(n.ElseList, tick)
 		case *parse.WithNode:
-			guard(n.List, tick)
-			guard(n.ElseList, tick)
+			guardLoops(n.List, tick)
+			guardLoops(n.ElseList, tick)
 		}
 	}
-	list.Nodes = append([]parse.Node{tick}, list.Nodes...)
+}
+
+func prepend(list *parse.ListNode, node parse.Node) {
+	list.Nodes = append([]parse.Node{node}, list.Nodes...)
 }
 
 // functions are sprig's, without those that depend on the environment, the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode/utf8"
 
 	"towpath.dev/towpath/gitops"
 )
@@ -54,8 +55,8 @@ type field struct {
 const (
 	label  = `[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?`
 	digest = `sha256:[0-9a-f]{64}`
-	// word is text without spaces and control characters.
-	word = `[^\s\p{C}]+`
+	// word is text without spaces, line separators and control characters.
+	word = `[^\pZ\pC]+`
 )
 
 // The forms of values. Whatever matches is on one line and has no space at
@@ -66,9 +67,9 @@ var (
 	targetForm     = regexp.MustCompile(`^` + label + ` ` + word + ` ` + word + `(?: +` + word + `)*$`)
 	sourceForm     = regexp.MustCompile(`^` + word + `(?: +` + word + `)* refs/` + word + `$`)
 	commitForm     = regexp.MustCompile(`^[0-9a-f]{40}$`)
-	refForm        = regexp.MustCompile(`^([^\s\p{C}@]+):([A-Za-z0-9_][A-Za-z0-9._-]{0,127})@(` + digest + `)$`)
+	refForm        = regexp.MustCompile(`^([^\pZ\pC@]+):([A-Za-z0-9_][A-Za-z0-9._-]{0,127})@(` + digest + `)$`)
 	provenanceForm = regexp.MustCompile(`^` + digest + `$`)
-	acceptedForm   = regexp.MustCompile(`^[^\s\p{C}](?:[^\p{C}]*[^\s\p{C}])?$`)
+	acceptedForm   = regexp.MustCompile(`^[^\pZ\pC](?:[^\p{Zl}\p{Zp}\pC]*[^\pZ\pC])?$`)
 )
 
 func (t *Trailers) fields() []field {
@@ -89,7 +90,7 @@ func (t *Trailers) check() error {
 		if *f.value == "" && f.optional {
 			continue
 		}
-		if !f.form.MatchString(*f.value) {
+		if !f.form.MatchString(*f.value) || !utf8.ValidString(*f.value) {
 			return fmt.Errorf("trailer %s%s: %q is not %s", prefix, f.key, gitops.Line(*f.value, 80), f.says)
 		}
 	}
