@@ -48,7 +48,7 @@ var acts = map[string]*regexp.Regexp{
 	"a merge request":       regexp.MustCompile(`[!&]\d`),
 	"a mention":             regexp.MustCompile(`@[\w.-]`),
 	"GitHub's GH-12":        regexp.MustCompile(`(?i)\bG[HL]-\d`),
-	"GitLab closing Jira's": regexp.MustCompile(`(?i:clos(?:e[sd]?|ing)|fix(?:e[sd]|ing)?|resolv(?:e[sd]?|ing)|implement(?:s|ed|ing)?)(:?) +(?:(?i:issues? +)?[A-Z][A-Z0-9_]+-\d+)`),
+	"GitLab closing Jira's": regexp.MustCompile(`\b(?i:clos(?:e[sd]?|ing)|fix(?:e[sd]|ing)?|resolv(?:e[sd]?|ing)|implement(?:s|ed|ing)?)(:?) +(?:(?i:issues? +)?[A-Z][A-Z0-9_]+-\d+)`),
 	"a URL":                 regexp.MustCompile(`(?i)(?:\w://|\bwww\.)\S`),
 	"skipping CI":           regexp.MustCompile(`(?i)\[[^\]]*(?:skip|no)[^\]]*\]|\*\*\*no_ci\*\*\*|skip-checks:`),
 	"a trailer":             regexp.MustCompile(`^[A-Za-z0-9]+-[A-Za-z0-9-]+\s*:`),

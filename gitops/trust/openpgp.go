@@ -283,27 +283,37 @@ func (s *pgpSigner) sign(payload []byte, now time.Time) (string, error) {
 	if key, ok := s.entity.SigningKeyById(now, s.id, nil); !ok || key.PublicKey.KeyId != s.id {
 		return "", whyNoSigningKey(s.entity, now)
 	}
-	var armored bytes.Buffer
+	var sig bytes.Buffer
 	config := &packet.Config{DefaultHash: crypto.SHA512, SigningKeyId: s.id, Time: func() time.Time { return now }}
-	if err := openpgp.ArmoredDetachSign(&armored, []*openpgp.Entity{s.entity}, bytes.NewReader(payload), &openpgp.SignParams{Config: config}); err != nil {
+	if err := openpgp.DetachSign(&sig, []*openpgp.Entity{s.entity}, bytes.NewReader(payload), config); err != nil {
 		return "", err
 	}
-	return strings.TrimRight(armored.String(), "\n") + "\n", nil
+	return armored(openpgp.SignatureType, func(w io.Writer) error {
+		_, err := w.Write(sig.Bytes())
+		return err
+	})
 }
 
 func (s *pgpSigner) publicKey() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	var armored bytes.Buffer
-	out, err := armor.Encode(&armored, openpgp.PublicKeyType, nil)
+	return armored(openpgp.PublicKeyType, s.entity.Serialize)
+}
+
+// armored writes an armored block with its checksum. RFC 9580 calls that
+// optional, and the library's own signing leaves it out; gpg 2.2 then reads the
+// armor's last line as data and refuses the signature.
+func armored(kind string, write func(io.Writer) error) (string, error) {
+	var text bytes.Buffer
+	out, err := armor.EncodeWithChecksumOption(&text, kind, nil, true)
 	if err != nil {
 		return "", err
 	}
-	if err := s.entity.Serialize(out); err != nil {
+	if err := write(out); err != nil {
 		return "", err
 	}
 	if err := out.Close(); err != nil {
 		return "", err
 	}
-	return armored.String() + "\n", nil
+	return strings.TrimRight(text.String(), "\n") + "\n", nil
 }
