@@ -126,6 +126,15 @@ func (r *Registry) Secret() map[string][]byte {
 	return secret
 }
 
+// ReadSecret is Secret in the form that kaniko/registry's Options take: nil
+// where the registry asks for nothing.
+func (r *Registry) ReadSecret() func() (map[string][]byte, error) {
+	if len(r.Secret()) == 0 {
+		return nil
+	}
+	return func() (map[string][]byte, error) { return r.Secret(), nil }
+}
+
 // DockerConfig is Docker's config.json with the registry's account.
 func (r *Registry) DockerConfig() []byte {
 	auth := base64.StdEncoding.EncodeToString([]byte(r.options.Username + ":" + r.options.Password))

@@ -36,7 +36,7 @@ var tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 // Manifest is one as a registry keeps it.
 type Manifest struct {
 	Raw       []byte
-	MediaType string // as the registry names it; what the manifest itself says may differ
+	MediaType string // what the manifest says of itself; what the registry says, where it says nothing
 	Digest    string // recomputed from Raw, sha256:<hex>
 }
 
@@ -75,8 +75,7 @@ func (c *Client) manifest(ctx context.Context, op, reference string) (*Manifest,
 		if err != nil {
 			return err
 		}
-		mediaType, _, _ := strings.Cut(answer.header.Get("Content-Type"), ";")
-		got = &Manifest{Raw: answer.body, MediaType: mediaType, Digest: digestOf(answer.body)}
+		got = &Manifest{Raw: answer.body, MediaType: mediaTypeOf(answer), Digest: digestOf(answer.body)}
 		if strings.HasPrefix(reference, "sha256:") && got.Digest != reference {
 			return c.corrupt("the registry serves a manifest with digest " + got.Digest)
 		}
@@ -265,6 +264,19 @@ func (c *Client) ask(ctx context.Context, s *session, method string, target url.
 		return nil, c.corrupt(fmt.Sprintf("the answer is larger than %d bytes", limit))
 	}
 	return &answer{status: resp.StatusCode, header: resp.Header, body: read}, nil
+}
+
+// mediaTypeOf is part of what the digest covers wherever the manifest names it;
+// the registry's header is hearsay.
+func mediaTypeOf(answer *answer) string {
+	var manifest struct {
+		MediaType string `json:"mediaType"`
+	}
+	if json.Unmarshal(answer.body, &manifest) == nil && manifest.MediaType != "" {
+		return manifest.MediaType
+	}
+	mediaType, _, _ := strings.Cut(answer.header.Get("Content-Type"), ";")
+	return mediaType
 }
 
 // path is the address of something in the repository. The transport puts in

@@ -3,7 +3,6 @@ package registry
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -110,17 +109,7 @@ func (c *Client) choose(ctx context.Context, digest, platform string) (*Manifest
 	if err != nil {
 		return nil, err
 	}
-	var kind struct {
-		MediaType types.MediaType `json:"mediaType"`
-	}
-	if err := json.Unmarshal(manifest.Raw, &kind); err != nil {
-		return nil, c.corrupt("manifest " + digest + " is not JSON")
-	}
-	if kind.MediaType == "" {
-		kind.MediaType = types.MediaType(manifest.MediaType)
-	}
-	if !kind.MediaType.IsIndex() {
-		manifest.MediaType = string(kind.MediaType)
+	if !types.MediaType(manifest.MediaType).IsIndex() {
 		return manifest, nil
 	}
 	wanted, err := v1.ParsePlatform(platform)
@@ -133,11 +122,7 @@ func (c *Client) choose(ctx context.Context, digest, platform string) (*Manifest
 	}
 	for _, entry := range index.Manifests {
 		if entry.MediaType.IsImage() && entry.Platform != nil && entry.Platform.Satisfies(*wanted) {
-			chosen, err := c.Manifest(ctx, entry.Digest.String())
-			if err == nil {
-				chosen.MediaType = string(entry.MediaType)
-			}
-			return chosen, err
+			return c.Manifest(ctx, entry.Digest.String())
 		}
 	}
 	return nil, fmt.Errorf("%s has no image for %s", digest, platform)
