@@ -95,6 +95,14 @@ type Image struct {
 // Ref is the image as a bump records it: repository:tag@digest.
 func (i Image) Ref() string { return i.Repository + ":" + i.Tag + "@" + i.Digest }
 
+// Result is an image and how it came about.
+type Result struct {
+	Image
+	Started  time.Time // of the build; zero where the image was found
+	Finished time.Time
+	Notices  []string // what a person should know: warnings of the Dockerfile, somebody else's image under our tag
+}
+
 // Fetch is what the first step of a build is told, as JSON in a file. The step
 // holds the git credential and, where Pull is set, that of the base images.
 type Fetch struct {
