@@ -23,7 +23,7 @@ type httpTransport struct {
 	patience time.Duration
 
 	mu   sync.Mutex
-	base string // the URL that info/refs hangs under; a redirect may have moved it
+	base string // the URL that info/refs hangs under, where a redirect moved it
 }
 
 func newHTTPTransport(a address, auth authFunc, insecure bool) *httpTransport {
@@ -31,7 +31,6 @@ func newHTTPTransport(a address, auth authFunc, insecure bool) *httpTransport {
 		address:  a,
 		clients:  clients{address: a, auth: auth, insecure: insecure},
 		patience: patience,
-		base:     a.scheme + "://" + a.host + a.path,
 	}
 }
 
@@ -42,20 +41,30 @@ func (t *httpTransport) close() error {
 	return nil
 }
 
-func (t *httpTransport) url(path string) string {
+// forget returns to the repository's own URL: what a redirect named may be gone.
+func (t *httpTransport) forget() { t.moved("") }
+
+func (t *httpTransport) moved(base string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.base + path
+	t.base = base
 }
 
 func (t *httpTransport) begin(ctx context.Context, service string, v2 bool) (conversation, error) {
-	return &httpConversation{transport: t, watch: newWatch(ctx, t.patience), service: service, v2: v2}, nil
+	t.mu.Lock()
+	base := t.base
+	t.mu.Unlock()
+	if base == "" {
+		base = t.address.scheme + "://" + t.address.host + t.address.path
+	}
+	return &httpConversation{transport: t, watch: newWatch(ctx, t.patience), base: base, service: service, v2: v2}, nil
 }
 
 // httpConversation is a GET of info/refs, or a POST to the service, or both.
 type httpConversation struct {
 	transport *httpTransport
 	watch     *watch
+	base      string
 	service   string
 	v2        bool
 	body      io.ReadCloser // of the answer being read
@@ -86,7 +95,7 @@ const maxRedirects = 5
 func (c *httpConversation) advertisement() (reader, error) {
 	const path = "/info/refs"
 	query := "?service=" + c.service
-	target := c.transport.url(path) + query
+	target := c.base + path + query
 	for range maxRedirects {
 		answer, err := c.do(http.MethodGet, target, nil, 0, nil)
 		if err != nil {
@@ -101,9 +110,8 @@ func (c *httpConversation) advertisement() (reader, error) {
 			if !ok {
 				return nil, errors.New("redirected to a page that is no git repository")
 			}
-			c.transport.mu.Lock()
-			c.transport.base = moved // the POST goes there too
-			c.transport.mu.Unlock()
+			c.base = moved // the POST goes there too
+			c.transport.moved(moved)
 			if err := c.finish(); err != nil {
 				return nil, err
 			}
@@ -166,7 +174,7 @@ func (c *httpConversation) exchange(head []byte, rest reader) (reader, error) {
 		// be closed and nothing was written to it.
 		again = func() (io.ReadCloser, error) { return sent(bytes.NewReader(head)), nil }
 	}
-	answer, err := c.do(http.MethodPost, c.transport.url("/"+c.service), sent(body), length, again)
+	answer, err := c.do(http.MethodPost, c.base+"/"+c.service, sent(body), length, again)
 	if err != nil {
 		if !started.Load() {
 			err = &unsent{err}
@@ -195,6 +203,11 @@ func (c *httpConversation) do(method, target string, body io.ReadCloser, length 
 	if method == http.MethodPost {
 		req.Header.Set("Content-Type", "application/x-"+c.service+"-request")
 		req.Header.Set("Accept", "application/x-"+c.service+"-result")
+		if c.service == uploadPack {
+			// Reading may be repeated, so net/http may try again where a kept
+			// connection turns out to be dead. The key itself is not sent.
+			req.Header["Idempotency-Key"] = nil
+		}
 	}
 	transport, err := c.transport.clients.prepare(req)
 	if err != nil {

@@ -54,6 +54,9 @@ func newSSHTransport(a address, auth authFunc) *sshTransport {
 // scrub: what SSH has in secret never goes out.
 func (t *sshTransport) scrub(text string) string { return text }
 
+// forget: every session learns anew.
+func (t *sshTransport) forget() {}
+
 func (t *sshTransport) close() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -28,40 +28,55 @@ func (w *watch) wait() *time.Timer {
 
 func (w *watch) close() { w.cancel(context.Canceled) }
 
-// reading watches over every Read, and tells why it failed.
-func (w *watch) reading(r io.Reader) io.Reader { return &watchedReader{r, w} }
+// reading watches over every Read, and tells why it failed. For one goroutine.
+func (w *watch) reading(r io.Reader) io.Reader {
+	return &watchedReader{r: r, pause: w.pause()}
+}
 
 type watchedReader struct {
 	r io.Reader
-	w *watch
+	pause
 }
 
 func (r *watchedReader) Read(p []byte) (int, error) {
-	timer := r.w.wait()
+	r.begin()
 	n, err := r.r.Read(p)
-	timer.Stop()
-	if err != nil && err != io.EOF {
-		err = because(r.w.ctx, err)
-	} else if err == io.EOF && n == 0 {
-		// A connection closed from this side reads like one that ended.
-		if cause := because(r.w.ctx, err); cause != nil {
-			err = cause
-		}
+	r.end()
+	if n > 0 && err == io.EOF {
+		err = nil // the next Read says so again
 	}
-	return n, err
+	// A connection that was closed from this side may read like one that ended.
+	return n, because(r.w.ctx, err)
 }
 
-// writing watches over every Write.
-func (w *watch) writing(to io.Writer) io.Writer { return &watchedWriter{to, w} }
+// writing watches over every Write. For one goroutine.
+func (w *watch) writing(to io.Writer) io.Writer {
+	return &watchedWriter{to: to, pause: w.pause()}
+}
 
 type watchedWriter struct {
 	to io.Writer
-	w  *watch
+	pause
 }
 
 func (o *watchedWriter) Write(p []byte) (int, error) {
-	timer := o.w.wait()
+	o.begin()
 	n, err := o.to.Write(p)
-	timer.Stop()
+	o.end()
 	return n, because(o.w.ctx, err)
 }
+
+// pause is a wait that comes again and again.
+type pause struct {
+	w     *watch
+	timer *time.Timer
+}
+
+func (w *watch) pause() pause {
+	timer := w.wait()
+	timer.Stop()
+	return pause{w, timer}
+}
+
+func (p pause) begin() { p.timer.Reset(p.w.patience) }
+func (p pause) end()   { p.timer.Stop() }

@@ -53,10 +53,10 @@ type Options struct {
 // far above what an honest server needs.
 const (
 	maxPackDefault   = 4 << 30
-	maxAdvertisement = 128 << 20 // version 0 lists every ref: some 65 bytes each
-	maxReply         = 64 << 20  // of ls-refs, and before the pack in a fetch
-	maxReport        = 4 << 20   // of a push
-	maxChatter       = 32 << 20  // progress, hook output and keep-alives
+	maxAdvertisement = 64 << 20 // version 0 lists every ref: some 65 bytes each
+	maxReply         = 64 << 20 // of ls-refs, and before the pack in a fetch
+	maxReport        = 4 << 20  // of a push
+	maxChatter       = 32 << 20 // progress, hook output and keep-alives
 	patience         = 60 * time.Second
 	rememberFor      = 10 * time.Minute
 )
@@ -222,6 +222,7 @@ func (r *Remote) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.fetching, r.pushing = remembered{}, remembered{}
+	r.link.forget()
 }
 
 // transport begins conversations with the server.
@@ -230,6 +231,8 @@ type transport interface {
 	// server may not know it. The conversation ends with its close, with ctx,
 	// or when the server keeps silent.
 	begin(ctx context.Context, service string, v2 bool) (conversation, error)
+	// forget drops what was learnt of the server.
+	forget()
 	// scrub removes from a text what this side sent in secret.
 	scrub(string) string
 	close() error
