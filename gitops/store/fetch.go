@@ -87,7 +87,7 @@ func (s *Store) Deepen(ctx context.Context, tip gitops.Hash, by int) (complete b
 		if err := s.fetch(ctx, []gitops.Hash{tip}, 1); err != nil {
 			return err
 		}
-		have, whole, err := s.depthOf(tip, maxGenerations)
+		have, whole, err := s.reachOf(tip)
 		if err != nil || whole {
 			complete = whole
 			return err
@@ -95,13 +95,19 @@ func (s *Store) Deepen(ctx context.Context, tip gitops.Hash, by int) (complete b
 		if err := s.fetch(ctx, []gitops.Hash{tip}, min(have+by, maxGenerations)); err != nil {
 			return err
 		}
-		_, complete, err = s.depthOf(tip, maxGenerations)
+		_, complete, err = s.reachOf(tip)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
 	return complete, s.settle()
+}
+
+func (s *Store) reachOf(tip gitops.Hash) (have int, whole bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reach(tip, maxGenerations)
 }
 
 // fetch is Fetch for who holds the fetching lock. Damage is ErrCorrupt.
@@ -172,7 +178,7 @@ func (s *Store) request(tips []gitops.Hash, depth int) (wire.FetchRequest, error
 			return r, err
 		}
 		if here && depth > 1 {
-			generations, whole, err := s.generations(tip, depth)
+			generations, whole, err := s.reach(tip, depth)
 			if err != nil {
 				return r, err
 			}

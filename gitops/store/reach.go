@@ -4,41 +4,92 @@ import (
 	"towpath.dev/towpath/gitops"
 )
 
-// maxGenerations bounds how far back history is followed.
-const maxGenerations = 1 << 16
+const (
+	// maxGenerations bounds how far back history is followed.
+	maxGenerations = 1 << 16
+	// maxCommits bounds how many commits are looked at.
+	maxCommits = 1 << 20
+)
 
-// depthOf is generations for who does not hold the lock.
-func (s *Store) depthOf(tip gitops.Hash, limit int) (have int, whole bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.generations(tip, limit)
+type hashSet map[gitops.Hash]struct{}
+
+func (s hashSet) has(h gitops.Hash) bool {
+	_, ok := s[h]
+	return ok
 }
 
-// generations counts how many generations of a tip's history are here before
-// the first commit is missing, up to limit; whole: none is missing at all.
-// Callers hold the lock.
-func (s *Store) generations(tip gitops.Hash, limit int) (have int, whole bool, err error) {
-	seen := map[gitops.Hash]struct{}{tip: {}}
-	level := []gitops.Hash{tip}
-	for have < limit {
+// history is what can be said of the ancestry of one commit from a number of
+// generations. It depends on the repository and that number alone, and not on
+// how much more of it the copy happens to hold.
+type history struct {
+	seen  hashSet       // the commit and its ancestors, as far as they were met
+	order []gitops.Hash // the same, generation by generation
+	edge  []gitops.Hash // of seen: not looked into, being as far as was asked
+	cut   []gitops.Hash // of seen: not looked into, being not here
+}
+
+// whole: every ancestor is known.
+func (h history) whole() bool { return len(h.edge) == 0 && len(h.cut) == 0 }
+
+// walk follows a commit's history through a number of generations, but not
+// below commits in stop. Callers hold the lock.
+func (s *Store) walk(tip gitops.Hash, generations int, stop hashSet) (history, error) {
+	h := history{seen: hashSet{tip: {}}, order: []gitops.Hash{tip}}
+	for at, generation := 0, 0; at < len(h.order); generation++ {
+		level := h.order[at:]
+		at = len(h.order)
+		for _, commit := range level {
+			if stop.has(commit) {
+				continue
+			}
+			if generation == generations {
+				h.edge = append(h.edge, commit)
+				continue
+			}
+			here, err := s.here(commit)
+			if err != nil {
+				return history{}, err
+			}
+			if !here {
+				h.cut = append(h.cut, commit)
+				continue
+			}
+			parents, err := s.parentsOf(commit)
+			if err != nil {
+				return history{}, err
+			}
+			for _, parent := range parents {
+				if !h.seen.has(parent) {
+					h.seen[parent] = struct{}{}
+					h.order = append(h.order, parent)
+				}
+			}
+		}
+	}
+	return h, nil
+}
+
+// reach counts how many generations of a tip's history are here before the
+// first commit is missing, up to limit; whole: none is missing at all. Callers
+// hold the lock.
+func (s *Store) reach(tip gitops.Hash, limit int) (have int, whole bool, err error) {
+	seen := hashSet{tip: {}}
+	for level := []gitops.Hash{tip}; have < limit; have++ {
 		if len(level) == 0 {
 			return have, true, nil
 		}
-		for _, h := range level {
-			here, err := s.here(h)
+		var next []gitops.Hash
+		for _, commit := range level {
+			here, err := s.here(commit)
 			if err != nil || !here {
 				return have, false, err
 			}
-		}
-		have++
-		var next []gitops.Hash
-		for _, h := range level {
-			parents, err := s.parentsOf(h)
+			parents, err := s.parentsOf(commit)
 			if err != nil {
 				return have, false, err
 			}
 			for _, parent := range parents {
-				if _, ok := seen[parent]; !ok {
+				if !seen.has(parent) {
 					seen[parent] = struct{}{}
 					next = append(next, parent)
 				}
@@ -46,5 +97,5 @@ func (s *Store) generations(tip gitops.Hash, limit int) (have int, whole bool, e
 		}
 		level = next
 	}
-	return have, len(level) == 0, nil
+	return have, false, nil
 }
