@@ -1,0 +1,134 @@
+package sandbox
+
+import (
+	"crypto/sha256"
+	"debug/elf"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// executorFile is what was found out about one state of the executor's file.
+type executorFile struct {
+	dev, ino uint64
+	size     int64
+	modified time.Time
+	digest   string
+}
+
+// ExecutorDigest is the SHA-256 of the kaniko executor, sha256:<hex>. It is
+// computed anew only when the file has changed.
+func (b *Builder) ExecutorDigest() (string, error) {
+	info, err := os.Stat(b.Executor)
+	if err != nil {
+		return "", hinted{fmt.Errorf("kaniko executor: %w", err), "builder.kaniko.executor names kaniko's executable: `make tools` builds one"}
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return "", fmt.Errorf("kaniko executor %s: no file of a Unix system", b.Executor)
+	}
+	now := executorFile{dev: stat.Dev, ino: stat.Ino, size: info.Size(), modified: info.ModTime()}
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if known := b.executor; known.digest != "" {
+		now.digest = known.digest
+		if now == known {
+			return known.digest, nil
+		}
+	}
+	if now.digest, err = fileDigest(b.Executor); err != nil {
+		return "", fmt.Errorf("kaniko executor: %w", err)
+	}
+	b.executor = now
+	return now.digest, nil
+}
+
+// installExecutor returns a copy of the executor with this digest, which every
+// build may read and nobody changes: what runs is what was hashed, even when the
+// file is replaced meanwhile.
+func (b *Builder) installExecutor(digest string) (string, error) {
+	dir := filepath.Join(b.Dir, "executors")
+	path := filepath.Join(dir, strings.TrimPrefix(digest, "sha256:"))
+
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if _, err := os.Stat(path); err == nil {
+		if b.installed == digest {
+			return path, nil
+		}
+		// From an earlier run: the work directory is a cache, and caches rot.
+		if found, err := fileDigest(path); err == nil && found == digest {
+			b.installed = digest
+			return path, nil
+		}
+	}
+	copied, err := os.CreateTemp(dir, ".executor-")
+	if err != nil {
+		return "", fmt.Errorf("copy kaniko executor: %w", err)
+	}
+	defer os.Remove(copied.Name())
+	defer copied.Close()
+	source, err := os.Open(b.Executor)
+	if err != nil {
+		return "", fmt.Errorf("copy kaniko executor: %w", err)
+	}
+	defer source.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(copied, hash), source); err != nil {
+		return "", fmt.Errorf("copy kaniko executor: %w", err)
+	}
+	if found := "sha256:" + hex.EncodeToString(hash.Sum(nil)); found != digest {
+		return "", fmt.Errorf("kaniko executor changed: expected %s, found %s", digest, found)
+	}
+	if err := errors.Join(copied.Chmod(0o755), copied.Sync(), copied.Close()); err != nil {
+		return "", fmt.Errorf("copy kaniko executor: %w", err)
+	}
+	others, _ := filepath.Glob(filepath.Join(dir, "*"))
+	if err := os.Rename(copied.Name(), path); err != nil {
+		return "", fmt.Errorf("copy kaniko executor: %w", err)
+	}
+	for _, other := range others {
+		// A build that runs an older one holds it open.
+		if other != path {
+			_ = os.Remove(other)
+		}
+	}
+	b.installed = digest
+	return path, nil
+}
+
+func fileDigest(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	hash := sha256.New()
+	if _, err := io.Copy(hash, file); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+// checkExecutor says why a file cannot be the executor: it runs in a root
+// directory that holds nothing else, so it must need no shared library.
+func checkExecutor(path string) error {
+	program, err := elf.Open(path)
+	if err != nil {
+		return fmt.Errorf("kaniko executor %s: %w", path, err)
+	}
+	defer program.Close()
+	for _, segment := range program.Progs {
+		if segment.Type == elf.PT_INTERP {
+			return fmt.Errorf("kaniko executor %s needs shared libraries: it must be linked statically", path)
+		}
+	}
+	return nil
+}

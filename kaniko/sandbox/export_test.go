@@ -1,0 +1,4 @@
+package sandbox
+
+// DirID is how the work directory's cgroups begin.
+var DirID = dirID

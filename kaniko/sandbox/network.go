@@ -1,0 +1,267 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// The build's end of slirp4netns: its addresses are slirp's defaults.
+const (
+	tap        = "tap0"
+	gateway    = "10.0.2.2"
+	nameserver = "10.0.2.3"
+)
+
+// allowTable is the routing table for what Allow opens by port.
+const allowTable = 100
+
+// namespace is a build's network: a network namespace of this machine's own
+// user namespace, so that not even a build with every capability could change
+// it, and a slirp4netns that joins it to the outside.
+//
+// Both are gone when this process is: the namespace is held by a file
+// descriptor, and slirp ends when its pipe from here is closed.
+type namespace struct {
+	ns   *os.File
+	exit *os.File // slirp ends when this is closed
+	done chan error
+}
+
+// openNetwork makes a network that reaches public addresses and what is
+// allowed, and nothing else.
+func (b *Builder) openNetwork(ctx context.Context, allow reach) (*namespace, error) {
+	own, err := ownAddresses()
+	if err != nil {
+		return nil, err
+	}
+	n := &namespace{}
+	err = onThread(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		n.ns, err = os.OpenFile("/proc/thread-self/ns/net", os.O_RDONLY, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	if err := n.connect(ctx, b.slirp()); err != nil {
+		return nil, errors.Join(err, n.close())
+	}
+	if err := n.do(func() error { return routes(allow, own) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("set routes: %w", err), n.close())
+	}
+	return n, nil
+}
+
+// path names the namespace for as long as it is open.
+func (n *namespace) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n.ns.Fd()) }
+
+// connect starts slirp4netns and waits until the namespace has an address.
+func (n *namespace) connect(ctx context.Context, slirp string) error {
+	readyRead, readyWrite, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer readyRead.Close()
+	exitRead, exitWrite, err := os.Pipe()
+	if err != nil {
+		readyWrite.Close()
+		return err
+	}
+	said := &bounded{max: 4096}
+	cmd := exec.Command(slirp,
+		"--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp",
+		"--ready-fd=3", "--exit-fd=4", "--netns-type=path", n.path(), tap)
+	cmd.ExtraFiles = []*os.File{readyWrite, exitRead}
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+	cmd.Stdout, cmd.Stderr = said, said
+	cmd.WaitDelay = 5 * time.Second
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	err = cmd.Start()
+	readyWrite.Close()
+	exitRead.Close()
+	if err != nil {
+		exitWrite.Close()
+		return fmt.Errorf("start slirp4netns: %w", err)
+	}
+	n.exit, n.done = exitWrite, make(chan error, 1)
+	go func() { n.done <- cmd.Wait() }()
+
+	// One byte when it is ready; the end of the pipe when it has died.
+	if err := readyRead.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = readyRead.SetReadDeadline(time.Now()) })
+	defer stop()
+	if _, err := io.ReadFull(readyRead, make([]byte, 1)); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fmt.Errorf("slirp4netns did not connect the build's network: %w%s", err, said.quoted())
+	}
+	return nil
+}
+
+// close ends slirp and gives the namespace up; it goes with its last process.
+func (n *namespace) close() error {
+	var problem error
+	if n.exit != nil {
+		n.exit.Close()
+		select {
+		case <-n.done:
+		case <-time.After(5 * time.Second):
+			problem = errors.New("slirp4netns does not end")
+		}
+	}
+	return errors.Join(problem, n.ns.Close())
+}
+
+// do runs f on a thread inside the namespace.
+func (n *namespace) do(f func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(int(n.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace: %w", err)
+		}
+		return f()
+	})
+}
+
+// onThread runs f on a thread of its own, which ends with it: whatever f did to
+// the thread's namespaces happens to nobody else.
+func onThread(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the runtime ends the thread
+		done <- f()
+	}()
+	return <-done
+}
+
+// routes closes what is not open. It runs inside the namespace, where slirp has
+// set a default route. The most specific route wins: an allowed network opens a
+// blocked range, and this machine's own addresses stay closed within it unless
+// they are allowed themselves.
+func routes(allow reach, own []netip.Addr) error {
+	link, err := netlink.LinkByName(tap)
+	if err != nil {
+		return fmt.Errorf("%s: %w", tap, err)
+	}
+	via := netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)}
+	set := map[netip.Prefix]netlink.Route{}
+	for _, prefix := range blocked {
+		set[prefix] = netlink.Route{Type: unix.RTN_UNREACHABLE}
+	}
+	// slirp's own network holds a gateway and a name server and nobody else.
+	set[netip.MustParsePrefix("10.0.2.0/25")] = netlink.Route{Type: unix.RTN_UNREACHABLE}
+	set[netip.MustParsePrefix("10.0.2.128/25")] = netlink.Route{Type: unix.RTN_UNREACHABLE}
+	for _, address := range own {
+		set[netip.PrefixFrom(address, 32)] = netlink.Route{Type: unix.RTN_UNREACHABLE}
+	}
+	for _, prefix := range allow.networks {
+		set[prefix] = via
+	}
+	for _, address := range []string{gateway, nameserver} {
+		set[netip.PrefixFrom(netip.MustParseAddr(address), 32)] = netlink.Route{LinkIndex: via.LinkIndex, Scope: netlink.SCOPE_LINK}
+	}
+	for prefix, route := range set {
+		route.Dst = ipNet(prefix)
+		if err := netlink.RouteReplace(&route); err != nil {
+			return fmt.Errorf("route to %s: %w", prefix, err)
+		}
+	}
+
+	// A table apart for single ports, asked before the others.
+	if len(allow.ports) > 0 {
+		route := via
+		route.Table, route.Dst = allowTable, ipNet(netip.MustParsePrefix("0.0.0.0/0"))
+		if err := netlink.RouteReplace(&route); err != nil {
+			return fmt.Errorf("route to allowed ports: %w", err)
+		}
+	}
+	for _, port := range allow.ports {
+		rule := netlink.NewRule()
+		rule.Priority, rule.Table, rule.Family = allowTable, allowTable, unix.AF_INET
+		rule.Dst = ipNet(netip.PrefixFrom(port.Addr(), 32))
+		rule.IPProto, rule.Dport = unix.IPPROTO_TCP, netlink.NewRulePortRange(port.Port(), port.Port())
+		if err := netlink.RuleAdd(rule); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("rule for %s (needs a kernel with policy routing): %w", port, err)
+		}
+	}
+
+	// slirp runs without IPv6. Should a link-local neighbour ever appear: no.
+	six := netlink.Route{Type: unix.RTN_UNREACHABLE, Priority: 1, Family: netlink.FAMILY_V6, Dst: &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}}
+	if err := netlink.RouteReplace(&six); err != nil && !noIPv6(err) {
+		return fmt.Errorf("close IPv6: %w", err)
+	}
+	return nil
+}
+
+func noIPv6(err error) bool {
+	for _, without := range []error{unix.EAFNOSUPPORT, unix.EOPNOTSUPP, unix.ENODEV, unix.EACCES} {
+		if errors.Is(err, without) {
+			return true
+		}
+	}
+	return false
+}
+
+func ipNet(prefix netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
+}
+
+// ownAddresses are this machine's IPv4 addresses but for loopback: slirp runs on
+// this machine and would reach whatever listens on them.
+func ownAddresses() ([]netip.Addr, error) {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("list own addresses: %w", err)
+	}
+	var own []netip.Addr
+	for _, address := range addresses {
+		prefix, err := netip.ParsePrefix(address.String())
+		if err == nil && prefix.Addr().Is4() && !prefix.Addr().IsLoopback() {
+			own = append(own, prefix.Addr())
+		}
+	}
+	return own, nil
+}
+
+// bounded keeps the beginning of what a program prints.
+type bounded struct {
+	max int
+
+	mu   sync.Mutex
+	text []byte
+}
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if room := b.max - len(b.text); room > 0 {
+		b.text = append(b.text, p[:min(room, len(p))]...)
+	}
+	return len(p), nil
+}
+
+// quoted is what was printed as part of an error: one harmless line.
+func (b *bounded) quoted() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if text := clean(b.text); text != "" {
+		return ": " + text
+	}
+	return ""
+}
