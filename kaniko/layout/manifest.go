@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"unicode"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -141,10 +142,15 @@ func parseConfig(raw []byte, layers int) (v1.ConfigFile, error) {
 
 func quote[S ~string](text S) string { return fmt.Sprintf("%q", brief(string(text))) }
 
-// brief cuts text from the layout; %q makes it harmless.
+// brief makes one short line of text that may come from the layout.
 func brief(text string) string {
 	if len(text) > 100 {
-		return text[:100] + "…"
+		text = text[:100] + "…"
 	}
-	return text
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != unicode.ReplacementChar {
+			return r
+		}
+		return -1
+	}, text)
 }
