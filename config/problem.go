@@ -134,7 +134,10 @@ func (r *report) err() error {
 		return len(r.files)
 	}
 	slices.SortStableFunc(r.problems, func(a, b Problem) int {
-		return cmp.Or(cmp.Compare(rank(a.File), rank(b.File)), cmp.Compare(a.Line, b.Line))
+		if order := cmp.Or(cmp.Compare(rank(a.File), rank(b.File)), cmp.Compare(a.Line, b.Line)); order != 0 || a.Line > 0 {
+			return order
+		}
+		return cmp.Compare(a.File, b.File) // variables have no order of their own
 	})
 	return Problems(slices.Compact(r.problems))
 }

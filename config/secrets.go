@@ -68,21 +68,21 @@ func (s Secrets) Read(name string) (map[string][]byte, error) {
 		return nil, &SecretError{Secret: quote(name), Err: errors.New("is no name of a secret")}
 	}
 	const tries = 5
+	var last error
 	for range tries {
 		before, err := s.generation(name)
 		if err != nil {
-			return nil, &SecretError{Secret: name, Err: err}
+			last = err // what was resolved a moment ago may be gone: look again
+			continue
 		}
 		content, err := before.read(name)
 		after, again := s.generation(name)
-		if again != nil {
-			return nil, &SecretError{Secret: name, Err: again}
-		}
-		if before.same(after) {
+		if again == nil && before.same(after) {
 			return content, err // an error is the generation's own, not the swap's
 		}
+		last = fmt.Errorf("changed %d times while it was read", tries)
 	}
-	return nil, &SecretError{Secret: name, Err: fmt.Errorf("changed %d times while it was read", tries)}
+	return nil, &SecretError{Secret: name, Err: last}
 }
 
 // generation is a secret at one moment.

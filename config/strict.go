@@ -19,7 +19,7 @@ import (
 const (
 	maxFile   = 4 << 20 // bytes of one file
 	maxFiles  = 4096    // files that are included
-	maxVisits = 2 << 20 // nodes that are decoded
+	maxVisits = 1 << 19 // nodes that are decoded
 )
 
 // decoder turns YAML into values of the schema's types, whose json tags are the
@@ -231,7 +231,7 @@ func (d *decoder) scalar(node *yaml.Node, path string, into reflect.Value) {
 	tag := node.ShortTag()
 	switch {
 	case isNull(node):
-		d.problem(path, "has no value", "leave the key out for its default")
+		d.problem(path, "has no value", `"" is an empty text; a key that is left out has its default`)
 		return
 	case node.Kind != yaml.ScalarNode:
 		d.problem(path, "is "+kindOf(node)+", not "+wanted(into), "")
@@ -264,7 +264,7 @@ func (d *decoder) scalar(node *yaml.Node, path string, into reflect.Value) {
 		into.SetString(node.Value)
 	case reflect.Bool:
 		if tag != "!!bool" {
-			d.problem(path, "is "+kindOf(node)+", not true or false", "")
+			d.problem(path, "is "+kindOf(node)+", not true or false", "write true or false, without quotes")
 			return
 		}
 		into.SetBool(strings.EqualFold(node.Value, "true"))

@@ -41,7 +41,7 @@ func (i *Image) Tag(branch, commit string, committed time.Time) (string, error) 
 	case !validTag(tag):
 		return "", fmt.Errorf("tag: %s is no tag: letters, digits, _, . and -, not first . or -", quote(tag))
 	case len(tag) > maxTag:
-		return "", fmt.Errorf("tag: %s has %d bytes, more than %d", quote(tag), len(tag), maxTag)
+		return "", fmt.Errorf("tag: becomes %d bytes long: more than %d", len(tag), maxTag)
 	case !strings.Contains(tag, commit[:7]):
 		return "", fmt.Errorf("tag: %s does not contain the commit", quote(tag))
 	}

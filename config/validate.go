@@ -23,7 +23,11 @@ func (l *loader) validate() {
 	l.notEmpty(l.at("secrets"), c.Secrets)
 	l.notEmpty(l.at("cache"), c.Cache)
 	l.credentials()
-	l.secretRef(l.at("signing.provenance.secretRef"), c.Signing.Provenance.SecretRef, true)
+	if at := l.at("signing.provenance.secretRef"); c.Signing.Provenance.SecretRef.Name == "" && !l.report.written(at) {
+		l.flag(at, "is missing: every image is vouched for", "`towpath keygen` makes a key")
+	} else {
+		l.secretRef(at, c.Signing.Provenance.SecretRef, true)
+	}
 	l.builder(&c.Builder)
 	if len(c.GitOps) == 0 {
 		l.flag(l.at("gitops"), "is missing", "a target says where bumps are committed")

@@ -186,7 +186,9 @@ func (l *loader) policy(i int, image *Image, taken map[string]string) {
 			continue
 		}
 		key := target.Name + " " + image.Policy
-		if other, again := taken[key]; again {
+		if other, again := taken[key]; again && other == image.Name {
+			continue // of two targets of one name, or two images: reported already
+		} else if again {
 			l.flag(at, fmt.Sprintf("%s is also the policy of image %s in target %s", quote(image.Policy), other, target.Name), "two images cannot edit one marker")
 			return
 		}
