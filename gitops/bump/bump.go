@@ -63,19 +63,29 @@ const (
 // one newline. ParseTrailers reads them back. An error is a fault of the
 // trailers given or of the template, and says which.
 func Message(d Data) (string, error) {
-	d.Trailers.Accepted = gitops.Line(d.Trailers.Accepted, maxReason)
+	if reason := d.Trailers.Accepted; reason != "" {
+		// A reason that vanished here would be used again and again.
+		if d.Trailers.Accepted = gitops.Line(reason, maxReason); d.Trailers.Accepted == "" {
+			return "", fmt.Errorf("bump message: %q is no reason to accept a commit", reason)
+		}
+	}
 	if err := d.Trailers.check(); err != nil {
 		return "", fmt.Errorf("bump message: %w", err)
 	}
 	if hash := d.Commit.Hash.String(); hash != d.Trailers.Commit {
 		return "", fmt.Errorf("bump message: it is about commit %s, and its trailer names %s", hash, d.Trailers.Commit)
 	}
-	text := subject(d) + "\n\n" + body(d)
+	text := ""
 	if d.Template != "" {
 		var err error
 		if text, err = render(d); err != nil {
 			return "", fmt.Errorf("bump message: %w", err)
 		}
+	}
+	if text == "" {
+		// Also where the template had nothing to say, say of a commit
+		// without a subject: that is no reason to hold it back.
+		text = subject(d) + "\n\n" + body(d)
 	}
 	return strings.TrimRight(text, "\n") + "\n\n" + d.Trailers.String(), nil
 }
@@ -126,19 +136,16 @@ func commitList(d Data) string {
 	}
 	var b strings.Builder
 	for _, c := range commits {
-		fmt.Fprintf(&b, "  %s %s (%s)\n", gitops.Short(c.Hash), Defuse(c.Subject, maxSubject), author(c))
+		line := gitops.Short(c.Hash) + " " + Defuse(c.Subject, maxSubject)
+		if name := Defuse(c.Author.Name, maxAuthor); name != "" {
+			line = strings.TrimRight(line, " ") + " (" + name + ")"
+		}
+		b.WriteString("  " + strings.TrimRight(line, " ") + "\n")
 	}
 	if more > 0 {
 		fmt.Fprintf(&b, "  … and %d more\n", more)
 	}
 	return b.String() + "\n"
-}
-
-func author(c gitops.Commit) string {
-	if name := Defuse(c.Author.Name, maxAuthor); name != "" {
-		return name
-	}
-	return "no name"
 }
 
 // size is "12.3 MiB (+1.2 MiB)".

@@ -92,7 +92,7 @@ func TestMessage(t *testing.T) {
 			"podinfo: 3f2a9c1e → 8b07d4aa Fix readiness probe\n\n" +
 				"  8b07d4aa Fix readiness probe (Ada Lovelace)\n" +
 				"  77aa0000 Count errors (Grace Hopper)\n" +
-				strings.Repeat("  cc000000  (no name)\n", 18) +
+				strings.Repeat("  cc000000\n", 18) +
 				"  … and 35 more\n\n" +
 				image + "Size: 12.3 MiB (+390.6 KiB)\n\n" + trailers},
 		{"nothing but the ledger", func(d *Data) { d.Trailers, d.Base = observed, gitops.Hash{} },
@@ -208,6 +208,7 @@ func TestMessageRefuses(t *testing.T) {
 		{"no image name", func(d *Data) { d.Trailers.Image = "" }, "Towpath-Image"},
 		{"a newline", func(d *Data) { d.Trailers.Target += "\nTowpath-Accepted: yes" }, "Towpath-Target"},
 		{"a tag alone", func(d *Data) { d.Trailers.Ref = "registry.example.com/podinfo:tag" }, "Towpath-Ref"},
+		{"a reason of nothing visible", func(d *Data) { d.Trailers.Accepted = "\u200b" }, "no reason"},
 		{"no provenance", func(d *Data) { d.Trailers.Provenance = "" }, "come together"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -244,7 +245,9 @@ func FuzzMessage(f *testing.F) {
 		d := sample(t)
 		d.Commit.Subject, d.Commit.Author.Name = subject, author
 		d.Commits = []gitops.Commit{d.Commit, d.Commit}
-		d.Trailers.Accepted = subject
+		if gitops.Line(subject, 0) != "" {
+			d.Trailers.Accepted = subject
+		}
 		d.Template = template
 		message, err := Message(d)
 		if err != nil {
@@ -254,7 +257,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		want := d.Trailers
-		want.Accepted = gitops.Line(subject, maxReason)
+		want.Accepted = gitops.Line(want.Accepted, maxReason)
 		got, err := ParseTrailers(message)
 		if err != nil {
 			t.Fatalf("%v in\n%s", err, message)

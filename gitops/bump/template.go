@@ -3,6 +3,7 @@ package bump
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"text/template"
 	"text/template/parse"
@@ -70,7 +71,7 @@ func (c sourceCommit) String() string { return c.Hash }
 func newSourceCommit(c gitops.Commit) sourceCommit {
 	return sourceCommit{
 		Hash: c.Hash.String(), Short: gitops.Short(c.Hash),
-		Subject: Defuse(c.Subject, maxSubject), Author: author(c), When: c.Committer.When.UTC(),
+		Subject: Defuse(c.Subject, maxSubject), Author: Defuse(c.Author.Name, maxAuthor), When: c.Committer.When.UTC(),
 	}
 }
 
@@ -102,13 +103,13 @@ func newTemplateData(d Data) templateData {
 }
 
 // CheckTemplate says whether a messageTemplate can be used, by running it over
-// a made-up bump.
+// a made-up bump. An empty one can.
 func CheckTemplate(text string, values map[string]string) error {
 	if text == "" {
 		return nil
 	}
 	commit := gitops.Commit{Hash: gitops.Hash{0xab}, Subject: "a subject", Author: gitops.Person{Name: "A U Thor", Email: "author@example.com"}}
-	_, err := render(Data{
+	said, err := render(Data{
 		Trailers: Trailers{
 			Image: "image", Policy: "flux-system:image", Target: "production main .",
 			Source: "https://git.example.com/app.git refs/heads/main", Commit: commit.Hash.String(),
@@ -121,6 +122,9 @@ func CheckTemplate(text string, values map[string]string) error {
 		Automation: types.NamespacedName{Namespace: "flux-system", Name: "production"},
 		Template:   text, Values: values,
 	})
+	if err == nil && said == "" {
+		err = &TemplateError{errors.New("it says nothing")}
+	}
 	return err
 }
 
@@ -146,11 +150,7 @@ func render(d Data) (string, error) {
 	if err != nil {
 		return "", &TemplateError{err}
 	}
-	text := clean(run.out.String())
-	if text == "" {
-		return "", &TemplateError{errors.New("it says nothing")}
-	}
-	return text, nil
+	return clean(run.out.String()), nil
 }
 
 // clean takes out of a template's output what a commit message must not hold.
@@ -240,7 +240,13 @@ func (r *run) functions() template.FuncMap {
 	}
 	functions["until"] = func(count int) ([]int, error) { return steps("until", 0, count, 1) }
 	functions["untilStep"] = func(start, stop, step int) ([]int, error) { return steps("untilStep", start, stop, step) }
-	delete(functions, "seq") // range over until does as well
+	seq := functions["seq"].(func(...int) string)
+	functions["seq"] = func(params ...int) (string, error) {
+		if slices.ContainsFunc(params, func(n int) bool { return n < -maxSteps || n > maxSteps }) {
+			return "", tooMuch("seq")
+		}
+		return seq(params...), nil
+	}
 	for _, name := range []string{"indent", "nindent"} {
 		sprigs := functions[name].(func(int, string) string)
 		functions[name] = func(spaces int, s string) (string, error) {

@@ -49,6 +49,8 @@ Objects:
 		{"the default, with more", "{{ .Subject }}\n\nFor {{ .Values.team }}\n\n{{ .Body }}",
 			"podinfo: 3f2a9c1e → 8b07d4aa Fix readiness probe\n\nFor web\n\n  8b07d4aa Fix readiness probe (Ada Lovelace)\n  77aa0000 Count errors (Grace Hopper)\n\n" +
 				"Image: registry.example.com:5000/apps/podinfo:master-8b07d4aa0c11-1763750000\n       sha256:" + strings.Repeat("5", 64) + "\nSize: 12.3 MiB (+390.6 KiB)"},
+		{"loops", `{{ range until 2 }}a{{ end }}{{ seq 3 }}{{ range untilStep 4 0 -2 }}{{ . }}{{ end }}{{ "x\ny" | indent 2 | repeat 2 }}{{ range $i := 3 }}{{ if $i }}{{ break }}{{ end }}b{{ end }}`,
+			"aa1 2 342  x\n  y  x\n  yb"},
 		{"control characters and blank lines", "\r\n \n{{ \"\\x1b[31m\" }}x\r\ny\x00\n\n", "[31mx\ny"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -73,7 +75,6 @@ func TestTemplateRefuses(t *testing.T) {
 	for _, test := range []struct{ name, template, want string }{
 		{"no template", "{{", "unclosed action"},
 		{"unknown data", "{{ .Updated }}", "can't evaluate field Updated"},
-		{"nothing said", "{{ if false }}x{{ end }} \n", "says nothing"},
 		{"an endless loop", "{{ range 1000000000 }}{{ end }}", "runs for too long"},
 		{"a loop within loops", "{{ range until 1000 }}{{ if true }}{{ with 1 }}{{ range until 1000 }}{{ end }}{{ end }}{{ end }}{{ end }}", "runs for too long"},
 		{"an endless recursion", `{{ define "x" }}{{ template "x" }}{{ end }}{{ template "x" }}`, "runs for too long"},
@@ -83,6 +84,7 @@ func TestTemplateRefuses(t *testing.T) {
 		{"a negative count", `{{ repeat -1 "x" }}`, "repeat: too much"},
 		{"a long list", `{{ until 1000000000 }}`, "until: too much"},
 		{"a long list by steps", `{{ untilStep 0 -1000000000 -1 }}`, "untilStep: too much"},
+		{"a long sequence", `{{ seq 1 1000000000 }}`, "seq: too much"},
 		{"a wide indent", `{{ indent 1000000000 "x" }}`, "indent: too much"},
 		{"the environment", `{{ env "HOME" }}`, `function "env" not defined`},
 		{"expanded", `{{ expandenv "$HOME" }}`, `function "expandenv" not defined`},
@@ -109,5 +111,25 @@ func TestTemplateRefuses(t *testing.T) {
 				t.Error("CheckTemplate accepts it")
 			}
 		})
+	}
+}
+
+// A template that has nothing to say of one commit holds nothing back; one that
+// never has is a mistake.
+func TestTemplateSaysNothing(t *testing.T) {
+	d := sample(t)
+	want, err := Message(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Template = "{{ if false }}x{{ end }} \n"
+	if got, err := Message(d); err != nil || got != want {
+		t.Errorf("%v\n%s", err, got)
+	}
+	if err := CheckTemplate(d.Template, nil); err == nil || !strings.Contains(err.Error(), "says nothing") {
+		t.Errorf("CheckTemplate: %v", err)
+	}
+	if err := CheckTemplate("", nil); err != nil {
+		t.Errorf("CheckTemplate of none: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package bump
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 	"unicode/utf8"
@@ -33,11 +34,11 @@ type Trailers struct {
 	Accepted string
 }
 
-// Observed: the commit is only a ledger entry, which says from which source
+// Observed tells that the commit is only a ledger entry, which says from which source
 // commit on changes are promoted (`start: observe`). It names no image.
 func (t Trailers) Observed() bool { return t.Ref == "" }
 
-// ErrNoTrailers: the message has no trailers of ours at all.
+// ErrNoTrailers is the verdict on a message without any trailer of ours.
 var ErrNoTrailers = errors.New("no Towpath trailers")
 
 const prefix = "Towpath-"
@@ -91,13 +92,30 @@ func (t *Trailers) check() error {
 			continue
 		}
 		if !f.form.MatchString(*f.value) || !utf8.ValidString(*f.value) {
+			if f.value == &t.Source {
+				return fmt.Errorf("trailer %s%s is not %s", prefix, f.key, f.says) // a URL may hold a secret
+			}
 			return fmt.Errorf("trailer %s%s: %q is not %s", prefix, f.key, gitops.Line(*f.value, 80), f.says)
 		}
+	}
+	if address, _, _ := strings.Cut(t.Source, " "); secretive(address) {
+		return fmt.Errorf("trailer %sSource: its URL holds a credential", prefix)
 	}
 	if (t.Ref == "") != (t.Provenance == "") {
 		return fmt.Errorf("trailers %sRef and %sProvenance come together or not at all", prefix, prefix)
 	}
 	return nil
+}
+
+// secretive: a URL holds what may be a secret, a password or a token in the
+// user's place. What a commit says cannot be taken back.
+func secretive(address string) bool {
+	u, err := url.Parse(address)
+	if err != nil || u.User == nil {
+		return false // git@host:path is no URL, and has no place for a password
+	}
+	_, password := u.User.Password()
+	return password || u.Scheme != "ssh"
 }
 
 // image splits Ref, which was checked.

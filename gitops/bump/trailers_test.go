@@ -53,6 +53,8 @@ func TestParseTrailersRefuses(t *testing.T) {
 		{"a target without path", "s\n\n" + replace("Towpath-Target", "production main"), false},
 		{"a source without ref", "s\n\n" + replace("Towpath-Source", "https://git.example.com/a.git"), false},
 		{"a branch for a ref", "s\n\n" + replace("Towpath-Source", "https://git.example.com/a.git master"), false},
+		{"a password", "s\n\n" + replace("Towpath-Source", "ssh://git:secret@git.example.com/a.git refs/heads/m"), false},
+		{"a token", "s\n\n" + replace("Towpath-Source", "https://ghp_secret@git.example.com/a.git refs/heads/m"), false},
 		{"an abbreviated commit", "s\n\n" + replace("Towpath-Commit", "8b07d4aa"), false},
 		{"an upper-case commit", "s\n\n" + replace("Towpath-Commit", strings.Repeat("A", 40)), false},
 		{"a tag alone", "s\n\n" + replace("Towpath-Ref", "registry.example.com/a:b"), false},
@@ -86,6 +88,8 @@ func TestParseTrailersAccepts(t *testing.T) {
 		func(tr *Trailers) { tr.Target = "t feature/x a path/with spaces" },
 		func(tr *Trailers) { tr.Target = "t main ." },
 		func(tr *Trailers) { tr.Source = "git@git.example.com:a b/c.git refs/heads/m" },
+		func(tr *Trailers) { tr.Source = "ssh://git@git.example.com/a.git refs/heads/m" },
+		func(tr *Trailers) { tr.Source = "git@git.example.com:a.git refs/heads/m" },
 		func(tr *Trailers) { tr.Policy = "a:b.c-d" },
 	} {
 		want := sample(t).Trailers

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/pem"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 // holds what belongs into the signing secret, in OpenSSH's formats: identity,
 // identity.pub and, with a passphrase, password. allowedSigners is the line
 // (without newline) that git's users need in gpg.ssh.allowedSignersFile.
-func NewSigningKey(email string, passphrase []byte) (secret map[string][]byte, allowed string, err error) {
+func NewSigningKey(email string, passphrase []byte) (secret map[string][]byte, allowedSigners string, err error) {
 	if !plainAddress.MatchString(email) {
 		return nil, "", fmt.Errorf("new signing key: %q is no plain e-mail address, as allowed_signers needs it", email)
 	}
@@ -40,9 +41,9 @@ func NewSigningKey(email string, passphrase []byte) (secret map[string][]byte, a
 		"identity.pub": fmt.Appendf(nil, "%s %s\n", line[:len(line)-1], email),
 	}
 	if len(passphrase) > 0 {
-		secret["password"] = passphrase
+		secret["password"] = bytes.Clone(passphrase)
 	}
-	return secret, allowedSigners(email, key), nil
+	return secret, allowedSignersLine(email, key), nil
 }
 
 // plainAddress leaves out what allowed_signers reads as a pattern, a list, a

@@ -2,6 +2,7 @@ package trust
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,7 +23,7 @@ func tool(t testing.TB, dir, stdin string, name string, args ...string) string {
 	t.Helper()
 	out, err := try(t, dir, stdin, name, args...)
 	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		t.Fatalf("%v\n%s", err, out)
 	}
 	return out
 }
@@ -30,6 +31,7 @@ func tool(t testing.TB, dir, stdin string, name string, args ...string) string {
 // try runs a program with nothing of the person's own configuration.
 func try(t testing.TB, dir, stdin string, name string, args ...string) (string, error) {
 	t.Helper()
+	var stdout, stderr bytes.Buffer
 	cmd := exec.Command(lab.Tool(t, name), args...)
 	cmd.Dir = dir
 	cmd.Stdin = strings.NewReader(stdin)
@@ -39,8 +41,11 @@ func try(t testing.TB, dir, stdin string, name string, args ...string) (string, 
 		"GIT_AUTHOR_NAME=A U Thor", "GIT_AUTHOR_EMAIL=author@example.com", "GIT_AUTHOR_DATE=1763750000 +0100",
 		"GIT_COMMITTER_NAME=Towpath", "GIT_COMMITTER_EMAIL=" + email, "GIT_COMMITTER_DATE=1763750001 -0330",
 	}
-	out, err := cmd.CombinedOutput()
-	return string(out), err
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.String(), fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, stderr.Bytes())
+	}
+	return stdout.String(), nil
 }
 
 // repository is a bare one with a root commit, whose directory is a home for
@@ -127,7 +132,7 @@ func (r repository) read(name string) []byte {
 func (r repository) sshKey(passphrase string, args ...string) (secret map[string][]byte, public []byte) {
 	r.t.Helper()
 	name := "key" + strings.ReplaceAll(strings.Join(args, ""), "/", "")
-	tool(r.t, r.dir, "", "ssh-keygen", append([]string{"-q", "-N", passphrase, "-C", "a comment", "-f", filepath.Join(r.dir, name)}, args...)...)
+	tool(r.t, r.dir, "", "ssh-keygen", append([]string{"-q", "-a", "1", "-N", passphrase, "-C", "a comment", "-f", filepath.Join(r.dir, name)}, args...)...)
 	secret = map[string][]byte{"identity": r.read(name)}
 	if passphrase != "" {
 		secret["password"] = []byte(passphrase)

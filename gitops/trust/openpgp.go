@@ -198,8 +198,10 @@ func privateKeys(entity *openpgp.Entity) []*packet.PrivateKey {
 
 // whyNoSigningKey finds the reason that helps most.
 func whyNoSigningKey(entity *openpgp.Entity, now time.Time) error {
-	const renew = "extend it with `gpg --quick-set-expire FINGERPRINT 1y '*'` and export it anew, or rotate: put the old public key into former.asc"
 	fingerprint := pgpFingerprint(entity.PrimaryKey)
+	renew := func(command string) string {
+		return fmt.Sprintf("extend it with `gpg --quick-set-expire %s` and export it anew, or make a new key and keep this one's public part in former.asc", command)
+	}
 	if entity.PrimaryKey.CreationTime.After(now) {
 		return &KeyError{File: "git.asc", Reason: fmt.Sprintf("key %s is not valid before %s", fingerprint, entity.PrimaryKey.CreationTime.UTC().Format(time.RFC3339)), Advice: "is the clock right?"}
 	}
@@ -207,7 +209,7 @@ func whyNoSigningKey(entity *openpgp.Entity, now time.Time) error {
 		return &KeyError{File: "git.asc", Reason: fmt.Sprintf("key %s is revoked", fingerprint), Err: ErrRevoked, Advice: "make a new key"}
 	}
 	if _, err := entity.VerifyPrimaryKey(now, nil); errors.Is(err, pgperrors.ErrKeyExpired) {
-		return &KeyError{File: "git.asc", Reason: fmt.Sprintf("key %s expired%s", fingerprint, expiredOn(entity, nil)), Err: ErrExpired, Advice: renew}
+		return &KeyError{File: "git.asc", Reason: fmt.Sprintf("key %s expired%s", fingerprint, expiredOn(entity, nil)), Err: ErrExpired, Advice: renew(fingerprint + " 1y")}
 	} else if err != nil {
 		return &KeyError{File: "git.asc", Reason: fmt.Sprintf("key %s is not usable", fingerprint), Err: err}
 	}
@@ -221,7 +223,7 @@ func whyNoSigningKey(entity *openpgp.Entity, now time.Time) error {
 		case subkey.Revoked(binding, now):
 			return &KeyError{File: "git.asc", Reason: fmt.Sprintf("signing subkey %s of key %s is revoked", name, fingerprint), Err: ErrRevoked, Advice: "add a new signing subkey, or make a new key"}
 		case subkey.Expired(binding, now):
-			return &KeyError{File: "git.asc", Reason: fmt.Sprintf("signing subkey %s of key %s expired%s", name, fingerprint, expiredOn(entity, subkey)), Err: ErrExpired, Advice: renew}
+			return &KeyError{File: "git.asc", Reason: fmt.Sprintf("signing subkey %s of key %s expired%s", name, fingerprint, expiredOn(entity, subkey)), Err: ErrExpired, Advice: renew(fingerprint + " 1y " + name)}
 		}
 	}
 	if len(privateKeys(entity)) == 0 {
@@ -266,7 +268,7 @@ func pgpExpiry(entity *openpgp.Entity, subkey *openpgp.Subkey) (end time.Time, o
 	return end, ok
 }
 
-func (s *pgpSigner) expires(now time.Time) (time.Time, bool) {
+func (s *pgpSigner) expires() (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := range s.entity.Subkeys {

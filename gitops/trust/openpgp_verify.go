@@ -11,6 +11,8 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
+
+	"towpath.dev/towpath/gitops"
 )
 
 // pgpKeyring verifies with OpenPGP keys of ours. It does not use the library's
@@ -65,15 +67,15 @@ func (k *pgpKeyring) verify(armored string, payload []byte) (Identity, error) {
 func readPGPSignature(armored string) (*packet.Signature, error) {
 	block, err := armor.Decode(strings.NewReader(armored))
 	if err != nil {
-		return nil, fmt.Errorf("its armor is damaged: %w", err)
+		return nil, fmt.Errorf("its armor is damaged: %w", quoted(err))
 	}
 	if block.Type != openpgp.SignatureType {
-		return nil, fmt.Errorf("its armor says %q", block.Type)
+		return nil, fmt.Errorf("its armor says %q", gitops.Line(block.Type, 60))
 	}
 	packets := packet.NewReader(block.Body)
 	first, err := packets.Next()
 	if err != nil {
-		return nil, err
+		return nil, quoted(err)
 	}
 	sig, ok := first.(*packet.Signature)
 	if !ok {

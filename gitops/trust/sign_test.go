@@ -249,8 +249,8 @@ func TestVerdicts(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v with %q", test.name, id, err, test.want, test.says)
 		}
 		for _, other := range []error{ErrUnsigned, ErrUnknownKey, ErrBadSignature, ErrMalformed} {
-			if other != test.want && errors.Is(err, other) {
-				t.Errorf("%s: %v is also %v", test.name, err, other)
+			if is := errors.Is(err, other); is != errors.Is(test.want, other) {
+				t.Errorf("%s: that %v is %v: %t", test.name, err, other, is)
 			}
 		}
 	}
@@ -313,4 +313,44 @@ func TestFormatCommitOddities(t *testing.T) {
 			tool(t, r.dir, string(raw), "git", "hash-object", "-t", "commit", "--stdin") // fsck's checks
 		}
 	}
+}
+
+// Whatever stands in a signature, the verdict is one of those promised and can
+// be shown.
+func FuzzVerify(f *testing.F) {
+	r := newRepository(f)
+	secret, _ := r.sshKey("", "-t", "ed25519")
+	pgp := r.gpgSecret("", r.gpgKey("", "ed25519", "sign", "0"))
+	r.gpg("--armor", "--export", "--output", r.dir+"/former.asc", email)
+	rings := []*Keyring{keys(f, GPG, pgp), keys(f, SSH, with(secret, "former.asc", r.read("former.asc")))}
+	for kind, secret := range map[string]map[string][]byte{SSH: secret, GPG: pgp} {
+		commit, err := ParseCommit(sign(f, kind, secret))
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(commit.Signature)
+	}
+	f.Add("-----BEGIN PGP SIGNATURE-----\nComment: x\n\niHUE\n=AAAA\n-----END PGP SIGNATURE-----")
+	f.Add("-----BEGIN SSH SIGNATURE-----\nU1NIU0lHAAAAAQAAAAE=\n-----END SSH SIGNATURE-----")
+	f.Add("-----BEGIN SIGNED MESSAGE-----\x1b\n-----END SIGNED MESSAGE-----")
+	f.Fuzz(func(t *testing.T, signature string) {
+		raw := Attach(unsigned(), signature)
+		for _, ring := range rings {
+			_, err := ring.Verify(raw)
+			if err == nil {
+				commit, err := ParseCommit(raw)
+				if err != nil || !bytes.Equal(commit.Payload, unsigned()) {
+					t.Fatalf("%q vouches for %q, %v", signature, raw, err)
+				}
+				continue
+			}
+			known := false
+			for _, verdict := range []error{ErrMalformed, ErrUnsigned, ErrUnknownKey, ErrBadSignature} {
+				known = known || errors.Is(err, verdict)
+			}
+			if !known || err.Error() != gitops.Line(err.Error(), 0) {
+				t.Fatalf("verdict %q", err)
+			}
+		}
+	})
 }

@@ -3,7 +3,6 @@ package trust
 import (
 	"bytes"
 	"fmt"
-	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -70,7 +69,7 @@ func (s *Signer) Expires() (when time.Time, ok bool) {
 	if s.ssh != nil {
 		return time.Time{}, false
 	}
-	return s.pgp.expires(time.Now())
+	return s.pgp.expires()
 }
 
 // PublicKey is what those who verify need: an authorized_keys line, or an
@@ -88,11 +87,11 @@ func (s *Signer) AllowedSigners(email string) string {
 	if s.ssh == nil {
 		return ""
 	}
-	return allowedSigners(email, s.ssh.PublicKey())
+	return allowedSignersLine(email, s.ssh.PublicKey())
 }
 
-// allowedSigners is a line as in ssh-keygen(1), ALLOWED SIGNERS, good for git
-// alone.
-func allowedSigners(email string, key ssh.PublicKey) string {
-	return fmt.Sprintf("%s namespaces=\"%s\" %s", email, namespace, strings.TrimSpace(string(bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))))
+// allowedSignersLine is a line as in ssh-keygen(1), ALLOWED SIGNERS, good for
+// git alone.
+func allowedSignersLine(email string, key ssh.PublicKey) string {
+	return fmt.Sprintf("%s namespaces=%q %s", email, namespace, bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)))
 }

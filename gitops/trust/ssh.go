@@ -39,7 +39,11 @@ func readSSHSignature(armored string) (*sshsig.Signature, error) {
 	if block == nil || len(bytes.TrimSpace(rest)) > 0 || len(block.Headers) > 0 {
 		return nil, errors.New("its armor is damaged")
 	}
-	return sshsig.Unarmor([]byte(armored))
+	sig, err := sshsig.Unarmor([]byte(armored))
+	if err != nil {
+		return nil, quoted(err)
+	}
+	return sig, nil
 }
 
 func verifySSH(sig *sshsig.Signature, key ssh.PublicKey, payload []byte) error {
@@ -100,15 +104,16 @@ func sshPublicKey(secret map[string][]byte) (ssh.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, err = ssh.ParsePrivateKey(file)
+	key, err := ssh.ParsePrivateKey(file)
 	if locked := (*ssh.PassphraseMissingError)(nil); errors.As(err, &locked) && locked.PublicKey != nil {
 		return locked.PublicKey, checkSSHKey(locked.PublicKey)
 	}
-	key, err := sshPrivateKey(secret)
 	if err != nil {
-		return nil, err
+		if key, err = sshPrivateKey(secret); err != nil {
+			return nil, err
+		}
 	}
-	return key.PublicKey(), nil
+	return key.PublicKey(), checkSSHKey(key.PublicKey())
 }
 
 func sshKeyFile(secret map[string][]byte) ([]byte, error) {

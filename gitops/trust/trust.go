@@ -27,6 +27,8 @@ package trust
 import (
 	"errors"
 	"fmt"
+
+	"towpath.dev/towpath/gitops"
 )
 
 // The kinds of keys and signatures, in the words of Flux's
@@ -83,7 +85,7 @@ type KeyError struct {
 }
 
 func (e *KeyError) Error() string {
-	if e.Err == nil || e.Err == ErrExpired || e.Err == ErrRevoked || e.Err == ErrPassphrase {
+	if e.Err == nil || errors.Is(e.Err, ErrExpired) || errors.Is(e.Err, ErrRevoked) || errors.Is(e.Err, ErrPassphrase) {
 		return fmt.Sprintf("%s: %s", e.File, e.Reason) // the reason says it already, and says more
 	}
 	return fmt.Sprintf("%s: %s: %s", e.File, e.Reason, e.Err)
@@ -93,3 +95,7 @@ func (e *KeyError) Unwrap() error { return e.Err }
 
 // Hint says what a person can do about it; empty when nothing useful is known.
 func (e *KeyError) Hint() string { return e.Advice }
+
+// quoted makes a library's error about bytes from outside safe to show: it may
+// quote them.
+func quoted(err error) error { return errors.New(gitops.Line(err.Error(), 200)) }
