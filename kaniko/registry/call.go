@@ -82,11 +82,12 @@ func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*
 		if err == nil {
 			return nil
 		}
-		failed := c.explain(op, this, err)
 		if ctx.Err() != nil {
-			failed.Err = ctx.Err()
-			return failed
+			// Whatever the step returned: net/http returns the context's cause,
+			// which may be another goroutine's error.
+			return c.givenUp(ctx, op)
 		}
+		failed := c.explain(op, this, err)
 		if session != nil && failed.Status == http.StatusUnauthorized {
 			c.drop(session)
 			if fresh {
@@ -107,10 +108,13 @@ func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			failed.Err = ctx.Err()
-			return failed
+			return c.givenUp(ctx, op)
 		}
 	}
+}
+
+func (c *Client) givenUp(ctx context.Context, op string) *Error {
+	return &Error{Op: op, Host: c.repo.RegistryStr(), Text: ctx.Err().Error(), Err: ctx.Err()}
 }
 
 // found turns an error that says "not there" into an answer.

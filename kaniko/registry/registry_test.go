@@ -28,7 +28,7 @@ func open(t testing.TB, lab *lab.Registry) *registry.Client {
 	t.Helper()
 	client, err := registry.New(registry.Options{
 		Repository: lab.Repository("apps/demo"),
-		Secret:     func() (map[string][]byte, error) { return lab.Secret(), nil },
+		Secret:     lab.ReadSecret(),
 		SecretName: "push",
 		Pause:      time.Millisecond,
 	})
