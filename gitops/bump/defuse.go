@@ -39,7 +39,7 @@ func Defuse(text string, limit int) string {
 		s = trackerKey.ReplaceAllString(s, "$1- $2")
 	}
 	s = forgeKey.ReplaceAllString(s, "$1- $2")
-	s = reference.ReplaceAllString(s, "$1$3 $2$4")
+	s = reference.ReplaceAllString(s, "$1$3$5 $2$4$6")
 	s = address.ReplaceAllString(s, "$1 ")
 	return strings.Join(strings.Fields(s), " ")
 }
@@ -55,6 +55,6 @@ var (
 	closing    = regexp.MustCompile(`(?i)\b(?:clos(?:e[sd]?|ing)|fix(?:e[sd]|ing)?|resolv(?:e[sd]?|ing)|implement(?:s|ed|ing)?)\b`)
 	trackerKey = regexp.MustCompile(`\b([A-Z][A-Z0-9_]+)-([0-9])`)
 	forgeKey   = regexp.MustCompile(`(?i)\b(g[hl])-([0-9])`)
-	reference  = regexp.MustCompile(`([#@])([\pL\pN_.-])|([!&])([0-9])`)
+	reference  = regexp.MustCompile(`(#)([\pL\pN_])|(@)([\pL\pN_.])|([!&])([0-9])`)
 	address    = regexp.MustCompile(`(?i)(://|\bwww\.)`)
 )

@@ -10,7 +10,7 @@ func TestDefuse(t *testing.T) {
 		// What may stay as it is.
 		{"Fix readiness probe", "Fix readiness probe"},
 		{"feat(api)!: drop v1, add UTF-8 & ISO-8601", "feat(api)!: drop v1, add UTF-8 & ISO-8601"},
-		{"C# and F#, 100%, a != b, R&D", "C# and F#, 100%, a != b, R&D"},
+		{"C#. F#-based, 100%, a != b, R&D", "C#. F#-based, 100%, a != b, R&D"},
 		{"Résumé: naïve façade 日本語", "Résumé: naïve façade 日本語"},
 		{"{{ .Image }}", "{{ .Image }}"},
 		// What may not.
@@ -46,7 +46,7 @@ func TestDefuse(t *testing.T) {
 var acts = map[string]*regexp.Regexp{
 	"an issue":              regexp.MustCompile(`#\w`),
 	"a merge request":       regexp.MustCompile(`[!&]\d`),
-	"a mention":             regexp.MustCompile(`@[\w.-]`),
+	"a mention":             regexp.MustCompile(`@[\w.]`),
 	"GitHub's GH-12":        regexp.MustCompile(`(?i)\bG[HL]-\d`),
 	"GitLab closing Jira's": regexp.MustCompile(`\b(?i:clos(?:e[sd]?|ing)|fix(?:e[sd]|ing)?|resolv(?:e[sd]?|ing)|implement(?:s|ed|ing)?)(:?) +(?:(?i:issues? +)?[A-Z][A-Z0-9_]+-\d+)`),
 	"a URL":                 regexp.MustCompile(`(?i)(?:\w://|\bwww\.)\S`),

@@ -19,7 +19,7 @@ import (
 func TestRotation(t *testing.T) {
 	t.Parallel()
 	r := newRepository(t)
-	firstKey, secondKey := r.gpgKey("", "ed25519", "sign", "0"), r.gpgKey("", "rsa2048", "sign", "0")
+	firstKey, secondKey := r.gpgKey("", "ed25519", "sign", "0"), r.gpgKey("", "nistp256", "sign", "0")
 	first, second := r.gpgSecret("", firstKey), r.gpgSecret("", secondKey)
 	third, thirdPublic := r.sshKey("a passphrase", "-t", "ed25519")
 	fourth, fourthPublic := r.sshKey("", "-t", "ecdsa")
@@ -272,8 +272,8 @@ func TestKeysRefused(t *testing.T) {
 	r := newRepository(t)
 	plain, sshPublic := r.sshKey("", "-t", "ed25519")
 	locked, _ := r.sshKey("a passphrase", "-t", "ed25519", "-O", "no-pty")
-	lockedPEM, _ := r.sshKey("a passphrase", "-t", "rsa", "-b", "2048", "-m", "PEM")
-	pkcs8, _ := r.sshKey("a passphrase", "-t", "rsa", "-b", "2048", "-m", "PKCS8")
+	lockedPEM, _ := r.sshKey("a passphrase", "-t", "ecdsa", "-m", "PEM")
+	pkcs8, _ := r.sshKey("a passphrase", "-t", "ecdsa", "-m", "PKCS8")
 	small, _ := r.sshKey("", "-t", "rsa", "-b", "1024")
 	fingerprint := r.gpgKey("", "ed25519", "sign", "0")
 	gpg := r.gpgSecret("", fingerprint)
@@ -300,7 +300,7 @@ func TestKeysRefused(t *testing.T) {
 		{"the other kind's public key, OpenPGP", GPG, map[string][]byte{"git.asc": sshPublic}, "an SSH key where an OpenPGP key is asked for", nil, false},
 		{"a public key", SSH, map[string][]byte{"identity": sshPublic}, "a public key where the private one is asked for", nil, false},
 		{"a public key, SSH2", SSH, map[string][]byte{"identity": []byte(tool(t, r.dir, string(sshPublic), "ssh-keygen", "-e", "-f", r.file("x.pub", sshPublic)))}, "a public key where the private one is asked for", nil, false},
-		{"a public key, PKCS 8", SSH, map[string][]byte{"identity": []byte(tool(t, r.dir, "", "ssh-keygen", "-e", "-m", "PKCS8", "-f", r.dir+"/key-trsa-b2048-mPEM.pub"))}, "a public key where the private one is asked for", nil, false},
+		{"a public key, PKCS 8", SSH, map[string][]byte{"identity": []byte(tool(t, r.dir, "", "ssh-keygen", "-e", "-m", "PKCS8", "-f", r.dir+"/key-tecdsa-mPEM.pub"))}, "a public key where the private one is asked for", nil, false},
 		{"a public key, OpenPGP", GPG, map[string][]byte{"git.asc": r.gpgPublic(fingerprint)}, "a public key where the private one is asked for", nil, false},
 		{"rubbish", SSH, map[string][]byte{"identity": []byte("hello")}, "no SSH private key", nil, false},
 		{"rubbish, OpenPGP", GPG, map[string][]byte{"git.asc": []byte("hello")}, "no armored OpenPGP key", nil, false},

@@ -24,8 +24,8 @@ var sshKinds = []struct {
 	{"ecdsa 384, PEM", "", []string{"-t", "ecdsa", "-b", "384", "-m", "PEM"}},
 	{"ecdsa 521, encrypted", "a passphrase", []string{"-t", "ecdsa", "-b", "521"}},
 	{"rsa 2048", "", []string{"-t", "rsa", "-b", "2048"}},
-	{"rsa 3072, PEM, encrypted", "a passphrase", []string{"-t", "rsa", "-b", "3072", "-m", "PEM"}},
-	{"rsa 2048, PKCS 8", "", []string{"-t", "rsa", "-b", "2048", "-m", "PKCS8"}},
+	{"rsa 2048, PEM, encrypted", "a passphrase", []string{"-t", "rsa", "-b", "2048", "-m", "PEM"}},
+	{"ecdsa 256, PKCS 8", "", []string{"-t", "ecdsa", "-m", "PKCS8"}},
 }
 
 // What we sign with SSH keys, git, Flux and we ourselves accept; what git
@@ -90,7 +90,7 @@ func TestOpenPGP(t *testing.T) {
 		{name: "nistp256", algorithm: "nistp256", usage: "sign"},
 		{name: "a signing subkey", algorithm: "ed25519", usage: "cert", subkey: "ed25519"},
 		{name: "a signing subkey beside a primary that signs, encrypted", algorithm: "ed25519", usage: "sign", passphrase: "x", subkey: "ed25519"},
-		{name: "a signing subkey without its primary's private part", algorithm: "ed25519", usage: "sign", subkey: "rsa2048", subkeysOnly: true},
+		{name: "a signing subkey without its primary's private part", algorithm: "ed25519", usage: "sign", subkey: "ed25519", subkeysOnly: true},
 	} {
 		t.Run(kind.name, func(t *testing.T) {
 			t.Parallel()
