@@ -228,7 +228,7 @@ func (s *Store) take(in *received, edge, wants []gitops.Hash) (short, err error)
 				return nil, err
 			}
 			if !here {
-				return missing(want), nil
+				return hole(want), nil
 			}
 		}
 	}
@@ -291,7 +291,7 @@ func (s *Store) closure(in *received, edge []gitops.Hash) (shallow map[gitops.Ha
 			return nil, nil, err
 		}
 		if !here {
-			return nil, missing(h), nil
+			return nil, hole(h), nil
 		}
 	}
 	allowed := make(map[gitops.Hash]struct{}, len(edge))
@@ -310,7 +310,7 @@ func (s *Store) closure(in *received, edge []gitops.Hash) (shallow map[gitops.Ha
 			}
 			_, known := s.state.shallow[c.hash]
 			if _, said := allowed[c.hash]; !said && !known {
-				return nil, missing(parent), nil
+				return nil, hole(parent), nil
 			}
 			shallow[c.hash] = struct{}{}
 		}
@@ -333,6 +333,9 @@ func (s *Store) closure(in *received, edge []gitops.Hash) (shallow map[gitops.Ha
 	}
 	return shallow, nil, nil
 }
+
+// hole is what a received pack lacks: not damage of ours.
+func hole(h gitops.Hash) error { return fmt.Errorf("%w: %s", ErrMissing, h) }
 
 func (s *Store) isOvergrown() bool {
 	s.mu.Lock()

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"cmp"
+
 	"towpath.dev/towpath/gitops"
 )
 
@@ -54,7 +56,7 @@ func (s *Store) walk(tip gitops.Hash, generations int, stop hashSet) (history, e
 				h.cut = append(h.cut, commit)
 				continue
 			}
-			parents, err := s.parentsOf(commit)
+			parents, err := s.lineage(commit)
 			if err != nil {
 				return history{}, err
 			}
@@ -67,6 +69,25 @@ func (s *Store) walk(tip gitops.Hash, generations int, stop hashSet) (history, e
 		}
 	}
 	return h, nil
+}
+
+// lineage is a commit's parents, which may be missing only at the edge of what
+// was fetched: anywhere else that is damage, and the server, told that we have
+// the commit, would not send them.
+func (s *Store) lineage(commit gitops.Hash) ([]gitops.Hash, error) {
+	parents, err := s.parentsOf(commit)
+	if err != nil {
+		return nil, err
+	}
+	if _, edge := s.state.shallow[commit]; edge {
+		return parents, nil
+	}
+	for _, parent := range parents {
+		if here, err := s.here(parent); err != nil || !here {
+			return nil, cmp.Or(err, missing(parent))
+		}
+	}
+	return parents, nil
 }
 
 // reach counts how many generations of a tip's history are here before the
@@ -84,7 +105,7 @@ func (s *Store) reach(tip gitops.Hash, limit int) (have int, whole bool, err err
 			if err != nil || !here {
 				return have, false, err
 			}
-			parents, err := s.parentsOf(commit)
+			parents, err := s.lineage(commit)
 			if err != nil {
 				return have, false, err
 			}

@@ -1,0 +1,11 @@
+package store
+
+// OpenFor opens a store over something else than a *wire.Remote.
+func OpenFor(dir string, f fetcher) (*Store, error) { return open(dir, f) }
+
+// Rest does at once what a store does when it has been idle.
+func (s *Store) Rest() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rest()
+}
