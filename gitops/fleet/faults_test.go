@@ -1,0 +1,106 @@
+package fleet
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+)
+
+// faults stands before the git server and plays tricks on pushes.
+type faults struct {
+	mu    sync.Mutex
+	queue []func(w http.ResponseWriter, r *http.Request, next http.Handler)
+	count map[string]int
+}
+
+// push queues tricks: each is played on one push, in order.
+func (f *faults) push(tricks ...func(w http.ResponseWriter, r *http.Request, next http.Handler)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queue = append(f.queue, tricks...)
+}
+
+// counts returns how many requests of each kind came since it was last asked.
+func (f *faults) counts() map[string]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	counted := f.count
+	f.count = nil
+	return counted
+}
+
+func (f *faults) wrap(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
+		f.mu.Lock()
+		if f.count == nil {
+			f.count = map[string]int{}
+		}
+		f.count[kind(r, body)]++
+		var trick func(http.ResponseWriter, *http.Request, http.Handler)
+		if kind(r, body) == "push" && len(f.queue) > 0 {
+			trick, f.queue = f.queue[0], f.queue[1:]
+		}
+		f.mu.Unlock()
+		if trick != nil {
+			trick(w, r, next)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func kind(r *http.Request, body []byte) string {
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/git-receive-pack"):
+		return "push"
+	case bytes.Contains(body, []byte("command=ls-refs")):
+		return "refs"
+	case bytes.Contains(body, []byte("command=fetch")):
+		return "fetch"
+	default:
+		return "offer"
+	}
+}
+
+// The tricks. What a real server applied is told to nobody; what it did not is
+// told to have been.
+
+func emptyAnswer(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	w.WriteHeader(http.StatusOK)
+}
+
+func appliedThenEmpty(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	next.ServeHTTP(httptest.NewRecorder(), r)
+	w.WriteHeader(http.StatusOK)
+}
+
+func appliedThenCut(_ http.ResponseWriter, r *http.Request, next http.Handler) {
+	next.ServeHTTP(httptest.NewRecorder(), r)
+	panic(http.ErrAbortHandler)
+}
+
+func cut(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }
+
+func fails500(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+	http.Error(w, "internal error", http.StatusInternalServerError)
+}
+
+func appliedThen500(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	next.ServeHTTP(httptest.NewRecorder(), r)
+	http.Error(w, "internal error", http.StatusInternalServerError)
+}
+
+func honest(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) }
+
+// before runs something, then lets the push through.
+func before(do func()) func(http.ResponseWriter, *http.Request, http.Handler) {
+	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+		do()
+		next.ServeHTTP(w, r)
+	}
+}

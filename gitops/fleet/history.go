@@ -1,0 +1,303 @@
+package fleet
+
+import (
+	"container/heap"
+	"context"
+	"fmt"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/store"
+)
+
+// maxHistory bounds how many commits a search looks at before it goes by what
+// it has seen. It counts commits and not what happens to be in the cache, so
+// that every copy of Towpath stops at the same one.
+const maxHistory = 20_000
+
+// history reads the GitOps repository's commits backwards, and fetches what the
+// shallow copy lacks.
+type history struct {
+	store *store.Store
+	// record says what a commit tells of our promotions; nil: nothing.
+	record func(commit gitops.Commit) (*record, error)
+
+	records map[gitops.Hash]*record // of commits that tell something
+	last    *chronicle
+}
+
+// record is what one commit claims in Towpath's trailers, for this target.
+type record struct {
+	Entry
+	signed bool // by us; else it may be a squash or a rebase of ours, or a forgery
+}
+
+func newHistory(s *store.Store, recordOf func(gitops.Commit) (*record, error)) *history {
+	return &history{store: s, record: recordOf, records: map[gitops.Hash]*record{}}
+}
+
+// forget drops what was concluded with keys that have changed since.
+func (h *history) forget() { h.records, h.last = map[gitops.Hash]*record{}, nil }
+
+// parents reads a commit's parents, fetching them where the copy ends. tip is
+// the commit that history is deepened from.
+func (h *history) parents(ctx context.Context, tip gitops.Hash, c gitops.Commit) ([]gitops.Commit, error) {
+	parents := make([]gitops.Commit, 0, len(c.Parents))
+	for _, hash := range c.Parents {
+		for by := 32; !h.store.Has(hash); by *= 8 {
+			complete, err := h.store.Deepen(ctx, tip, by)
+			if err != nil {
+				return nil, fmt.Errorf("read history: %w", err)
+			}
+			if complete && !h.store.Has(hash) {
+				return nil, fmt.Errorf("read history: commit %s is missing on the server", gitops.Short(hash))
+			}
+		}
+		parent, err := h.store.Commit(hash)
+		if err != nil {
+			return nil, err
+		}
+		parents = append(parents, parent)
+	}
+	return parents, nil
+}
+
+// walk visits a commit and its ancestors, children before parents as far as
+// their dates are honest, until visit says stop, nothing is left, or maxHistory
+// were visited: cut is true then. A commit for which visit says prune is not
+// followed further.
+func (h *history) walk(ctx context.Context, tip gitops.Hash, visit func(gitops.Commit) (next step, err error)) (cut bool, err error) {
+	first, err := h.store.Commit(tip)
+	if err != nil {
+		return false, err
+	}
+	queue, seen := &byDate{first}, map[gitops.Hash]bool{tip: true}
+	for visited := 0; queue.Len() > 0; visited++ {
+		if visited == maxHistory {
+			return true, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		c := heap.Pop(queue).(gitops.Commit)
+		next, err := visit(c)
+		if err != nil || next == stop {
+			return false, err
+		}
+		if next == prune {
+			continue
+		}
+		parents, err := h.parents(ctx, tip, c)
+		if err != nil {
+			return false, err
+		}
+		for _, parent := range parents {
+			if !seen[parent.Hash] {
+				seen[parent.Hash] = true
+				heap.Push(queue, parent)
+			}
+		}
+	}
+	return false, nil
+}
+
+// step is what a walk does after a commit.
+type step int
+
+const (
+	onward step = iota
+	prune
+	stop
+)
+
+// chronicle is what the whole history behind one commit says of this target.
+type chronicle struct {
+	tip    gitops.Hash
+	newest map[string]*Entry          // by image: the newest bump that we signed
+	refs   map[string]map[string]bool // by image: every Towpath-Ref, signed or not
+	seen   map[gitops.Hash]bool
+	cut    bool // the bound was reached
+}
+
+// of tells the chronicle of a tip. After the first it costs what is new: where
+// the tip merely grew out of the last one, only the new commits are read.
+func (h *history) of(ctx context.Context, tip gitops.Hash) (*chronicle, error) {
+	if h.last != nil && h.last.tip == tip {
+		return h.last, nil
+	}
+	c, grown, err := h.tell(ctx, tip, h.last)
+	if err == nil && !grown {
+		c, _, err = h.tell(ctx, tip, nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	h.last = c
+	return c, nil
+}
+
+// tell reads the history behind tip down to what before covers. grown is false
+// where before cannot be built upon: commits that it covers are reached past its
+// tip, so some that it covers may not be behind the new one.
+func (h *history) tell(ctx context.Context, tip gitops.Hash, before *chronicle) (c *chronicle, grown bool, err error) {
+	c = &chronicle{tip: tip, newest: map[string]*Entry{}, refs: map[string]map[string]bool{}, seen: map[gitops.Hash]bool{}}
+	met, astray := false, false
+	c.cut, err = h.walk(ctx, tip, func(commit gitops.Commit) (step, error) {
+		if before != nil && commit.Hash == before.tip {
+			met = true
+			return prune, nil
+		}
+		if before != nil && before.seen[commit.Hash] {
+			astray = true
+			return stop, nil
+		}
+		c.seen[commit.Hash] = true
+		r, err := h.recordAt(commit)
+		if err != nil || r == nil {
+			return onward, err
+		}
+		c.add(r)
+		return onward, nil
+	})
+	if err != nil || astray || before == nil {
+		return c, before == nil, err
+	}
+	if !met || c.cut || before.cut {
+		return c, false, nil
+	}
+	c.extend(before)
+	return c, true, nil
+}
+
+func (c *chronicle) add(r *record) {
+	if r.signed && c.newest[r.Image] == nil {
+		e := r.Entry
+		c.newest[r.Image] = &e
+	}
+	if r.Ref != "" {
+		if c.refs[r.Image] == nil {
+			c.refs[r.Image] = map[string]bool{}
+		}
+		c.refs[r.Image][r.Ref] = true
+	}
+}
+
+// extend adds what an older chronicle tells.
+func (c *chronicle) extend(before *chronicle) {
+	for hash := range before.seen {
+		c.seen[hash] = true
+	}
+	for image, e := range before.newest {
+		if c.newest[image] == nil {
+			c.newest[image] = e
+		}
+	}
+	for image, refs := range before.refs {
+		if c.refs[image] == nil {
+			c.refs[image] = map[string]bool{}
+		}
+		for ref := range refs {
+			c.refs[image][ref] = true
+		}
+	}
+}
+
+func (h *history) recordAt(c gitops.Commit) (*record, error) {
+	if r, ok := h.records[c.Hash]; ok {
+		return r, nil
+	}
+	r, err := h.record(c)
+	if err == nil && r != nil {
+		h.records[c.Hash] = r
+	}
+	return r, err
+}
+
+// since lists the commits behind tip that are not behind base, newest first,
+// as `git rev-list base..tip` does. cut: there are more than maxHistory.
+func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []gitops.Commit, cut bool, err error) {
+	sides := map[gitops.Hash]side{}
+	queue := &byDate{}
+	reach := func(c gitops.Commit, by side) {
+		if before, seen := sides[c.Hash]; !seen || before|by != before {
+			sides[c.Hash] = before | by
+			heap.Push(queue, c)
+		}
+	}
+	for _, start := range []struct {
+		hash gitops.Hash
+		side side
+	}{{tip, fromTip}, {base, fromBase}} {
+		c, err := h.store.Commit(start.hash)
+		if err != nil {
+			return nil, false, err
+		}
+		reach(c, start.side)
+	}
+	var order []gitops.Commit
+	// A date may lie, so what is settled as shared is followed on while
+	// anything in the queue is not: a commit may turn out to be shared late.
+	for visited := 0; queue.Len() > 0 && !queue.all(func(c gitops.Commit) bool { return sides[c.Hash] == fromTip|fromBase }); visited++ {
+		if visited == 2*maxHistory {
+			cut = true
+			break
+		}
+		c := heap.Pop(queue).(gitops.Commit)
+		by := sides[c.Hash]
+		if by == fromTip {
+			order = append(order, c)
+		}
+		from := tip
+		if by == fromBase {
+			from = base
+		}
+		parents, err := h.parents(ctx, from, c)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, parent := range parents {
+			reach(parent, by)
+		}
+	}
+	for _, c := range order {
+		if sides[c.Hash] == fromTip {
+			commits = append(commits, c)
+		}
+	}
+	return commits, cut, nil
+}
+
+// contains tells whether commit is behind tip, or is it.
+func (h *history) contains(ctx context.Context, tip, commit gitops.Hash) (bool, error) {
+	only, _, err := h.since(ctx, tip, commit)
+	return len(only) == 0, err
+}
+
+type side uint8
+
+const (
+	fromTip side = 1 << iota
+	fromBase
+)
+
+// byDate is a queue of commits, the newest first.
+type byDate []gitops.Commit
+
+func (q byDate) Len() int           { return len(q) }
+func (q byDate) Less(i, j int) bool { return q[i].Committer.When.After(q[j].Committer.When) }
+func (q byDate) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
+func (q *byDate) Push(x any)        { *q = append(*q, x.(gitops.Commit)) }
+func (q *byDate) Pop() any {
+	last := len(*q) - 1
+	c := (*q)[last]
+	*q = (*q)[:last]
+	return c
+}
+
+func (q byDate) all(is func(gitops.Commit) bool) bool {
+	for _, c := range q {
+		if !is(c) {
+			return false
+		}
+	}
+	return true
+}

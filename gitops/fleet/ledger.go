@@ -1,0 +1,211 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/bump"
+	"towpath.dev/towpath/gitops/trust"
+)
+
+// LedgerError is a ledger ref whose commit is no entry of ours. Whatever wrote
+// it, what was promoted is not known, and so nothing is promoted.
+type LedgerError struct {
+	Ref    string
+	Commit gitops.Hash
+	Err    error
+}
+
+func (e *LedgerError) Error() string {
+	return fmt.Sprintf("ledger %s: commit %s: %s", e.Ref, gitops.Short(e.Commit), e.Err)
+}
+
+func (e *LedgerError) Unwrap() error { return e.Err }
+
+// Hint says what a person can do about it.
+func (e *LedgerError) Hint() string {
+	if errors.Is(e.Err, trust.ErrUnknownKey) {
+		return "if that key was Towpath's, put its public key into the signing secret as former.pub (SSH) or former.asc (OpenPGP); if it was not, somebody else wrote the ref"
+	}
+	return "only Towpath may write " + e.Ref + "; find out who did, and set the ref back to the last bump that Towpath signed"
+}
+
+// entry is what was promoted last of an image, from the ledger or, where that
+// has none, from the branch's history. nil: nothing. behind: the entry is on
+// the branch and the ledger does not name it.
+//
+// Where branch and ledger move together, the ledger alone is asked. Elsewhere
+// the branch is pushed first, so we may have died before the ledger followed.
+func (f *Fleet) entry(ctx context.Context, w *world, image string) (e *Entry, behind bool, err error) {
+	ledger, found := w.refs[f.ledgerRef(image)]
+	if found {
+		if e, err = f.ledgerEntry(image, ledger); err != nil {
+			return nil, false, err
+		}
+		if atomic, err := f.atomic(ctx); err != nil || atomic {
+			return e, false, err
+		}
+	}
+	onBranch, err := f.newestInHistory(ctx, w, image)
+	if err != nil || onBranch == nil || e != nil && onBranch.Bump == e.Bump {
+		return e, false, err
+	}
+	if e == nil {
+		return onBranch, true, nil
+	}
+	newer, err := f.follows(ctx, w, onBranch, e)
+	if err != nil || !newer {
+		return e, false, err
+	}
+	return onBranch, true, nil
+}
+
+// ledgerEntry reads and verifies the entry that a ledger ref points to.
+func (f *Fleet) ledgerEntry(image string, commit gitops.Hash) (*Entry, error) {
+	fault := func(err error) error {
+		return &LedgerError{Ref: f.ledgerRef(image), Commit: commit, Err: err}
+	}
+	c, err := f.store.Commit(commit)
+	if err != nil {
+		return nil, err
+	}
+	r, err := f.readRecord(c)
+	if err != nil {
+		return nil, fault(err)
+	}
+	if r.Image != image {
+		return nil, fault(fmt.Errorf("it is about image %s", r.Image))
+	}
+	e := r.Entry
+	return &e, nil
+}
+
+// newestInHistory finds the newest bump of an image that we signed behind the
+// branch's tip, or on the review branch.
+func (f *Fleet) newestInHistory(ctx context.Context, w *world, image string) (*Entry, error) {
+	proposed, err := f.proposals(ctx, w, image)
+	if err != nil {
+		return nil, err
+	}
+	if p := proposed.of(image); p != nil {
+		return &p.Entry, nil
+	}
+	chronicle, err := f.history.of(ctx, w.head)
+	if err != nil {
+		return nil, err
+	}
+	return chronicle.newest[image], nil
+}
+
+// follows tells whether a bump found on the branch was made after the one that
+// the ledger names: the ledger then missed it. A bump that the ledger's own
+// stands on is older, and so is one from before the branch was set back.
+func (f *Fleet) follows(ctx context.Context, w *world, found, ledger *Entry) (bool, error) {
+	older, err := f.history.contains(ctx, ledger.Bump, found.Bump)
+	if err != nil || older {
+		return false, err
+	}
+	newer, err := f.history.contains(ctx, found.Bump, ledger.Bump)
+	if err != nil || newer {
+		return newer, err
+	}
+	// Neither stands on the other: the branch was set back and bumped again, or
+	// a review branch was rebuilt. Both dates are our own clock's.
+	return found.When.After(ledger.When), nil
+}
+
+// recordOf is history's question: does this commit tell of our promotions? A
+// commit that does not parse, is about another target or by somebody else is no
+// error here: anybody may write to the branch.
+func (f *Fleet) recordOf(c gitops.Commit) (*record, error) {
+	raw, err := f.store.RawCommit(c.Hash)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Contains(raw, []byte("\nTowpath-Image: ")) {
+		return nil, nil
+	}
+	r, err := f.readRecord(c)
+	if err == nil {
+		return r, nil
+	}
+	var keys *keysError
+	if errors.As(err, &keys) {
+		return nil, err
+	}
+	// A squash or a rebase of our commit carries its words and not its
+	// signature. It counts as nothing but a hint that a value is an old one of
+	// ours, from which only restraint can follow.
+	if t, err := bump.ParseTrailers(message(raw)); err == nil && targetName(t.Target) == f.Name {
+		return &record{Entry: Entry{Image: t.Image, Ref: t.Ref}}, nil
+	}
+	return nil, nil
+}
+
+// keysError: our own keys could not be read, so nothing can be said of anybody's
+// signature.
+type keysError struct{ err error }
+
+func (e *keysError) Error() string { return "read our keys: " + e.err.Error() }
+func (e *keysError) Unwrap() error { return e.err }
+
+// readRecord reads a commit as an entry of this target, signed by us.
+func (f *Fleet) readRecord(c gitops.Commit) (*record, error) {
+	raw, err := f.store.RawCommit(c.Hash)
+	if err != nil {
+		return nil, err
+	}
+	commit, err := trust.ParseCommit(raw)
+	if err != nil {
+		return nil, err
+	}
+	keys, err := f.keys()
+	if err != nil {
+		return nil, err
+	}
+	signer, err := keys.VerifyCommit(commit)
+	if err != nil {
+		return nil, err
+	}
+	t, err := bump.ParseTrailers(commit.Message)
+	if err != nil {
+		return nil, err
+	}
+	if name := targetName(t.Target); name != f.Name {
+		return nil, fmt.Errorf("it is about target %s", name)
+	}
+	source, err := gitops.ParseHash(t.Commit)
+	if err != nil {
+		return nil, err
+	}
+	url, ref := splitLast(t.Source)
+	return &record{signed: true, Entry: Entry{
+		Image: t.Image, Bump: c.Hash, Source: source, SourceURL: url, SourceRef: ref, Policy: t.Policy,
+		Ref: t.Ref, Provenance: t.Provenance, Accepted: t.Accepted, Observed: t.Observed(),
+		When: commit.Committer.When, Signer: signer.String(),
+	}}, nil
+}
+
+// message is a commit's message, however odd its headers are.
+func message(raw []byte) string {
+	_, text, _ := bytes.Cut(raw, []byte("\n\n"))
+	return string(text)
+}
+
+func targetName(trailer string) string {
+	name, _, _ := strings.Cut(trailer, " ")
+	return name
+}
+
+// splitLast parts "URL ref": a URL in the config may hold spaces, a ref cannot.
+func splitLast(s string) (first, last string) {
+	at := strings.LastIndexByte(s, ' ')
+	if at < 0 {
+		return s, ""
+	}
+	return strings.TrimSpace(s[:at]), s[at+1:]
+}

@@ -1,0 +1,323 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/store"
+	"towpath.dev/towpath/gitops/trust"
+)
+
+// world is one reading of the repository: where its refs stood, and what the
+// branch's tree says in markers.
+type world struct {
+	refs      map[string]gitops.Hash // branch, ledger, review branches, the refspec's ref
+	head      gitops.Hash
+	tree      gitops.Hash
+	view      *view
+	rewritten string
+	proposed  map[string]*proposals // by review branch, once asked for
+}
+
+// Promoted says how an image stands. Callers share readings: each gets one that
+// began after its call, or one that is younger than MaxAge. An error is about
+// this image, or about the whole target.
+func (f *Fleet) Promoted(ctx context.Context, image Image) (State, error) {
+	f.known.add(image)
+	for mended := 0; ; mended++ {
+		w, err := f.readings.get(ctx, f)
+		if err != nil {
+			return State{}, f.fault("read", err)
+		}
+		s, damaged, err := f.judged(ctx, w, image)
+		if err == nil {
+			return s, nil
+		}
+		if !damaged || mended == maxMends || ctx.Err() != nil {
+			return State{}, f.fault("read", err)
+		}
+	}
+}
+
+// maxMends is how often a damaged copy is begun anew before that is an error.
+const maxMends = 2
+
+func (f *Fleet) judged(ctx context.Context, w *world, image Image) (s State, damaged bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s, err = f.state(ctx, w, image)
+	return s, f.damaged(err), err
+}
+
+// damaged tells whether an error comes from the copy on disk, which is a cache,
+// and begins it anew then. What was concluded from it stays true: every object
+// was hashed when it was read.
+func (f *Fleet) damaged(err error) bool {
+	if !errors.Is(err, store.ErrCorrupt) {
+		return false
+	}
+	f.readings.forget()
+	return f.store.Reset() == nil
+}
+
+// state judges one image by a reading. Callers hold f.mu.
+func (f *Fleet) state(ctx context.Context, w *world, image Image) (State, error) {
+	if err := f.fetchLedgers(ctx, w); err != nil {
+		return State{}, err
+	}
+	entry, behind, err := f.entry(ctx, w, image.Name)
+	if err != nil {
+		return State{}, err
+	}
+	v, err := f.judge(ctx, w, image, entry)
+	if err != nil {
+		return State{}, err
+	}
+	_, recorded := w.refs[f.ledgerRef(image.Name)]
+	return State{
+		Head: w.head, Entry: entry, Standing: v.standing, Sites: w.view.sites[image.Policy],
+		Foreign: v.foreign, Problems: w.view.problems(image.Policy), Others: w.view.others(f.known.ours()),
+		Branch: strings.TrimPrefix(f.pushRef(image.Name), "refs/heads/"),
+		Stale:  v.stale, Stranger: v.stranger, Rewritten: w.rewritten,
+		LedgerRefused: f.bare || entry != nil && !recorded && !f.keepsLedger(w),
+		LedgerBehind:  behind && (recorded || f.keepsLedger(w)),
+	}, nil
+}
+
+// keepsLedger: the server has ledger refs of this target, so it takes them.
+func (f *Fleet) keepsLedger(w *world) bool {
+	for ref := range w.refs {
+		if strings.HasPrefix(ref, f.ledgerPrefix()) {
+			return true
+		}
+	}
+	return false
+}
+
+// read asks the server once for everything that the target's images need, and
+// scans the branch's tree. Callers hold f.mu.
+func (f *Fleet) read(ctx context.Context) (*world, error) {
+	if err := f.watchKeys(); err != nil {
+		return nil, err
+	}
+	w, err := f.look(ctx)
+	if f.damaged(err) {
+		w, err = f.look(ctx)
+	}
+	return w, err
+}
+
+func (f *Fleet) look(ctx context.Context) (*world, error) {
+	refs, err := f.Remote.Refs(ctx, f.prefixes()...)
+	if err != nil {
+		return nil, err
+	}
+	w := &world{refs: refs, head: refs[f.branchRef()], proposed: map[string]*proposals{}}
+	if w.head.IsZero() {
+		return nil, &NoBranchError{Branch: f.Branch}
+	}
+	if err := f.fetchHead(ctx, w); err != nil {
+		return nil, err
+	}
+	if err := f.fetchLedgers(ctx, w); err != nil {
+		return nil, err
+	}
+	head, err := f.store.Commit(w.head)
+	if err != nil {
+		return nil, err
+	}
+	w.tree = head.Tree
+	found := false
+	if w.view, found, err = f.scanner.view(ctx, f.store, w.tree, f.path); err != nil {
+		return nil, fmt.Errorf("scan: %w", err)
+	}
+	if !found {
+		return nil, &NoPathError{Path: f.Path, Branch: f.Branch}
+	}
+	return w, nil
+}
+
+// prefixes are the refs that a reading asks for: nothing else is listed or sent.
+func (f *Fleet) prefixes() []string {
+	all := []string{f.branchRef(), f.ledgerPrefix()}
+	if f.reviewed() {
+		all = append(all, f.reviewPrefix())
+	}
+	if f.dst != "" {
+		all = append(all, f.dst)
+	}
+	return all
+}
+
+// fetchHead brings the branch's newest commit. The first time that commit
+// alone; then whatever came since the last one, which tells whether the branch
+// was rewritten.
+func (f *Fleet) fetchHead(ctx context.Context, w *world) error {
+	before := f.lastHead
+	grown := !before.IsZero() && f.store.Has(before)
+	if !f.store.Has(w.head) {
+		depth := 1
+		if grown {
+			depth = 0
+		}
+		if err := f.store.Fetch(ctx, []gitops.Hash{w.head}, depth); err != nil {
+			return fmt.Errorf("branch %s: %w", f.Branch, err)
+		}
+	}
+	if grown && before != w.head {
+		descends, err := f.history.contains(ctx, w.head, before)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return err
+		case err != nil:
+			// The old head may be out of reach for good. Nothing depends on it:
+			// the ledger says what was promoted, whatever became of the branch.
+			w.rewritten = fmt.Sprintf("branch %s: whether it descends from %s, its head before, could not be told: %v", f.Branch, gitops.Short(before), err)
+		case !descends:
+			w.rewritten = fmt.Sprintf("branch %s was rewritten: %s does not descend from %s, its head before", f.Branch, gitops.Short(w.head), gitops.Short(before))
+		}
+	}
+	f.lastHead = w.head
+	return nil
+}
+
+// fetchLedgers brings the ledger and review commits of every image that was
+// asked about, in one request.
+func (f *Fleet) fetchLedgers(ctx context.Context, w *world) error {
+	var missing []gitops.Hash
+	want := func(ref string) {
+		if h, ok := w.refs[ref]; ok && !f.store.Has(h) {
+			missing = append(missing, h)
+		}
+	}
+	for _, image := range f.known.names() {
+		want(f.ledgerRef(image))
+		if f.reviewed() {
+			want(f.reviewRef(image))
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := f.store.Fetch(ctx, missing, 1); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	return nil
+}
+
+// atomic tells whether the server moves several refs together or not at all.
+func (f *Fleet) atomic(ctx context.Context) (bool, error) {
+	if f.caps == nil {
+		caps, err := f.Remote.PushCapabilities(ctx)
+		if err != nil {
+			return false, err
+		}
+		f.caps = &caps
+	}
+	return f.caps.Atomic, nil
+}
+
+// keys loads our public keys once for each reading.
+func (f *Fleet) keys() (*trust.Keyring, error) {
+	if f.ring == nil {
+		ring, err := f.Keys()
+		if err != nil {
+			return nil, &keysError{err}
+		}
+		f.ring = ring
+	}
+	return f.ring, nil
+}
+
+// watchKeys reads our keys anew, and forgets what was concluded with others.
+func (f *Fleet) watchKeys() error {
+	f.ring = nil
+	ring, err := f.keys()
+	if err != nil {
+		return err
+	}
+	names := fmt.Sprint(ring.Keys())
+	if names != f.ringNames {
+		f.ringNames = names
+		f.history.forget()
+		clear(f.verdicts)
+	}
+	return nil
+}
+
+// fault tells which target failed at what.
+func (f *Fleet) fault(step string, err error) error {
+	return fmt.Errorf("target %s: %s: %w", f.Name, step, err)
+}
+
+// readings lets concurrent callers share one reading.
+type readings struct {
+	mu      sync.Mutex
+	running *reading // began already: a caller that comes now must not join it
+	next    *reading // begins when running ends
+	last    *reading // ended well
+}
+
+type reading struct {
+	begun time.Time
+	done  chan struct{}
+	world *world
+	err   error
+}
+
+func (r *readings) get(ctx context.Context, f *Fleet) (*world, error) {
+	mine := r.join(f)
+	select {
+	case <-mine.done:
+		return mine.world, mine.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (r *readings) join(f *Fleet) *reading {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.last != nil && time.Since(r.last.begun) <= f.MaxAge:
+		return r.last
+	case r.running == nil:
+		r.running = &reading{done: make(chan struct{})}
+		r.start(f, r.running)
+		return r.running
+	case r.next == nil:
+		r.next = &reading{done: make(chan struct{})}
+	}
+	return r.next
+}
+
+func (r *readings) start(f *Fleet, it *reading) {
+	it.begun = time.Now()
+	f.work.Go(func() {
+		f.mu.Lock()
+		it.world, it.err = f.read(f.life)
+		f.mu.Unlock()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if it.err == nil {
+			r.last = it
+		}
+		r.running, r.next = r.next, nil
+		if r.running != nil {
+			r.start(f, r.running)
+		}
+		close(it.done)
+	})
+}
+
+// forget makes the next caller read: we have just changed the world.
+func (r *readings) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = nil
+}
