@@ -99,13 +99,13 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 		if refused.insecure {
 			e.hint = "serve the registry over HTTPS, or set insecure: true at the destination"
 		}
-	case errors.As(err, &answered):
-		c.answered(e, answered)
 	case errors.As(err, &unknownAuthority):
 		e.Text = "its certificate is signed by an unknown authority"
 		e.hint = "put the authority's certificate into the registry's secret as ca.crt"
 	case errors.As(err, &badCertificate):
 		e.Text = badCertificate.Err.Error()
+	case errors.As(err, &answered):
+		c.answered(e, answered)
 	default:
 		// Everything else is the network's, or go-containerregistry's own
 		// words; what a URL holds beyond the host may be signed.

@@ -16,7 +16,9 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,8 +70,9 @@ func New(options Options) (*Client, error) {
 		parse = append(parse, name.Insecure)
 	}
 	repo, err := name.NewRepository(options.Repository, append(parse, name.StrictValidation)...)
-	if err != nil {
-		return nil, fmt.Errorf("repository %q: want host[:port]/path: %w", options.Repository, err)
+	if err != nil || strings.Contains(options.Repository, "//") {
+		// It may hold an account, as a URL would, so it is not quoted whole.
+		return nil, fmt.Errorf("repository %q is not host[:port]/path", clean(path.Base(options.Repository), 100))
 	}
 	if options.Attempts <= 0 {
 		options.Attempts = 5

@@ -1,0 +1,85 @@
+package registry
+
+import (
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+)
+
+func TestStanding(t *testing.T) {
+	t.Parallel()
+	addresses := map[string]standing{
+		"1.1.1.1": outer, "2606:4700::1": outer,
+		"10.1.2.3": private, "192.168.1.1": private, "172.20.0.1": private, "fd00:ec2::254": private, "100.64.0.1": private,
+		"169.254.169.254": linkLocal, "fe80::1": linkLocal, "::ffff:169.254.169.254": linkLocal,
+		"127.0.0.1": loopback, "::1": loopback, "0.0.0.0": loopback, "::ffff:127.0.0.1": loopback,
+	}
+	for text, want := range addresses {
+		if got := standingOf(netip.MustParseAddr(text)); got != want {
+			t.Errorf("%s: %d, want %d", text, got, want)
+		}
+	}
+	may := map[[2]standing]bool{
+		{outer, outer}: true, {outer, private}: false, {outer, linkLocal}: false, {outer, loopback}: false,
+		{private, outer}: true, {private, private}: true, {private, linkLocal}: false, {private, loopback}: false,
+		{loopback, private}: true, {loopback, linkLocal}: false, {loopback, loopback}: true,
+		{linkLocal, linkLocal}: true,
+	}
+	for pair, want := range may {
+		if got := pair[0].mayReach(pair[1]); got != want {
+			t.Errorf("from %d to %d: %v", pair[0], pair[1], got)
+		}
+	}
+}
+
+// TestNameOfAnInnerAddress is an outer registry that sends us to a host whose
+// name leads to this machine: only the dialer can know.
+func TestNameOfAnInnerAddress(t *testing.T) {
+	t.Parallel()
+	trap := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was reached") }))
+	t.Cleanup(trap.Close)
+	_, port, err := net.SplitHostPort(trap.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	registry, err := name.NewRegistry("registry.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard := newGuard(registry, true, nil)
+	guard.standing.Store(int32(outer))
+	target := (&url.URL{Scheme: "http", Host: net.JoinHostPort("localhost", port), Path: "/token"}).String()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = guard.RoundTrip(req)
+	var refused *refusal
+	if !errors.As(err, &refused) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	for header, want := range map[string]time.Duration{
+		"": 0, "0": 0, "7": 7 * time.Second, "-5": 0, "soon": 0,
+		"1000000000":                    time.Hour,
+		"99999999999999999999":          0,
+		"Wed, 04 Mar 2026 05:07:07 GMT": time.Minute,
+		"Wed, 04 Mar 2020 05:07:07 GMT": 0,
+		"Wed, 04 Mar 2099 05:07:07 GMT": time.Hour,
+	} {
+		if got := retryAfter(header, now); got != want {
+			t.Errorf("%q: %s, want %s", header, got, want)
+		}
+	}
+}
