@@ -15,25 +15,46 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"towpath.dev/towpath/e2e/lab"
+	"towpath.dev/towpath/kaniko/sandbox"
 )
 
 func newTar(r io.Reader) *tar.Reader { return tar.NewReader(r) }
 
-var probe struct {
-	once  sync.Once
-	image v1.Image
-	err   error
+var bases struct {
+	once    sync.Once
+	archive []byte // as sandbox.WriteBase writes it
+	digest  string
+	err     error
 }
 
-// baseImage is lab's busybox with the probe: a static program that tries what a
+// writeBase puts the base image into a directory of bases and returns its
+// digest. It is lab's busybox with the probe: a static program that tries what a
 // hostile step would try.
-func baseImage(t *testing.T) v1.Image {
+func writeBase(t *testing.T, dir string) string {
 	t.Helper()
-	probe.once.Do(func() { probe.image, probe.err = makeBase(t) })
-	if probe.err != nil {
-		t.Fatal(probe.err)
+	bases.once.Do(func() { bases.archive, bases.digest, bases.err = archiveBase(t) })
+	if bases.err != nil {
+		t.Fatal(bases.err)
 	}
-	return probe.image
+	lab.WriteFile(t, filepath.Join(dir, bases.digest), bases.archive)
+	return bases.digest
+}
+
+func archiveBase(t *testing.T) ([]byte, string, error) {
+	image, err := makeBase(t)
+	if err != nil {
+		return nil, "", err
+	}
+	digest, err := image.Digest()
+	if err != nil {
+		return nil, "", err
+	}
+	dir := t.TempDir()
+	if err := sandbox.WriteBase(dir, digest.String(), image); err != nil {
+		return nil, "", err
+	}
+	archive, err := os.ReadFile(filepath.Join(dir, digest.String()))
+	return archive, digest.String(), err
 }
 
 func makeBase(t *testing.T) (v1.Image, error) {

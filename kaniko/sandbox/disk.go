@@ -3,6 +3,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -28,7 +29,7 @@ const (
 	diskPause = 100 * time.Millisecond
 	// Measured this often although nothing has gone: others may have freed what
 	// the build took.
-	measurePause = 15 * time.Second
+	measurePause = 5 * time.Second
 	// What must stay free on the disk, whatever the bound.
 	diskReserve = 256 << 20
 )
@@ -44,16 +45,16 @@ func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelC
 	var (
 		measured time.Time
 		cost     time.Duration // of measuring
-		free     int64         // when measured
+		before   space         // when measured
 		budget   int64         // how much may go before it is measured again
 	)
 	for {
 		left, err := freeSpace(p.path("box"))
-		if err == nil && left < diskReserve {
+		if err == nil && (left.bytes < diskReserve || left.files < diskReserve) {
 			stop(&fullDisk{p.dir})
 			return
 		}
-		gone := free-left > budget && time.Since(measured) > 5*cost
+		gone := max(before.bytes-left.bytes, before.files-left.files) > budget && time.Since(measured) > 5*cost
 		if err == nil && (measured.IsZero() || gone || time.Since(measured) > max(measurePause, 20*cost)) {
 			began := time.Now()
 			used, err := p.used()
@@ -66,7 +67,7 @@ func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelC
 				return
 			}
 			measured, cost = time.Now(), time.Since(began)
-			free, budget = left, (limit-used)/2
+			before, budget = left, (limit-used)/2
 		}
 		select {
 		case <-ctx.Done():
@@ -112,18 +113,20 @@ func (p *place) used() (int64, error) {
 	return total, nil
 }
 
-// freeSpace is what is left on a disk, in bytes and, at 4 KiB each, in files:
-// whichever is less.
-func freeSpace(path string) (int64, error) {
+// space is what is left on a disk: for content, and for files at 4 KiB each,
+// which is what treeSize counts an empty one as.
+type space struct{ bytes, files int64 }
+
+func freeSpace(path string) (space, error) {
 	var stat unix.Statfs_t
 	if err := unix.Statfs(path, &stat); err != nil {
-		return 0, err
+		return space{}, err
 	}
-	free := int64(stat.Bavail) * stat.Bsize
-	if stat.Files > 0 { // some file systems make them as needed
-		free = min(free, int64(stat.Ffree)*4096)
+	left := space{bytes: int64(stat.Bavail) * stat.Bsize, files: math.MaxInt64}
+	if stat.Files > 0 && stat.Ffree < math.MaxInt64/4096 { // some file systems make them as needed
+		left.files = int64(stat.Ffree) * 4096
 	}
-	return free, nil
+	return left, nil
 }
 
 // size is a number of bytes as a person writes it.

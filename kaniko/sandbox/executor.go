@@ -87,7 +87,7 @@ func (b *Builder) installExecutor(digest string) (string, error) {
 	if found := "sha256:" + hex.EncodeToString(hash.Sum(nil)); found != digest {
 		return "", fmt.Errorf("kaniko executor changed: expected %s, found %s", digest, found)
 	}
-	if err := errors.Join(copied.Chmod(0o755), copied.Sync(), copied.Close()); err != nil {
+	if err := errors.Join(copied.Chmod(0o755), copied.Close()); err != nil {
 		return "", fmt.Errorf("copy kaniko executor: %w", err)
 	}
 	others, _ := filepath.Glob(filepath.Join(dir, "*"))

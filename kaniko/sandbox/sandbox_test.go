@@ -1,7 +1,6 @@
 package sandbox_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -107,7 +106,11 @@ func publish(world, dir string) (kaniko.Report, error) {
 		return kaniko.Report{}, fmt.Errorf("%d manifests", len(manifest.Manifests))
 	}
 	d := manifest.Manifests[0]
-	return kaniko.Report{Digest: d.Digest.String(), Size: d.Size}, os.CopyFS(filepath.Join(world, "published"), os.DirFS(dir))
+	published := filepath.Join(world, "published")
+	if err := os.RemoveAll(published); err != nil {
+		return kaniko.Report{}, err
+	}
+	return kaniko.Report{Digest: d.Digest.String(), Size: d.Size}, os.CopyFS(published, os.DirFS(dir))
 }
 
 // world is a source for the test's steps and a builder to build it with.
@@ -129,19 +132,11 @@ func newWorld(t *testing.T, files map[string]string) *world {
 	for path, content := range files {
 		w.write(t, path, content)
 	}
-	image := baseImage(t)
-	digest, err := image.Digest()
-	if err != nil {
-		t.Fatal(err)
-	}
 	bases := filepath.Join(w.dir, "bases")
 	if err := os.MkdirAll(bases, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := sandbox.WriteBase(bases, digest.String(), image); err != nil {
-		t.Fatal(err)
-	}
-	w.base = "registry.example.com/base@" + digest.String()
+	w.base = "registry.example.com/base@" + writeBase(t, bases)
 	w.builder = &sandbox.Builder{
 		Self:     self,
 		Executor: lab.Tool(t, "executor"),
@@ -352,5 +347,3 @@ func TestCheckFindsNothing(t *testing.T) {
 	}
 	w.nothingLeft(t)
 }
-
-var _ = context.Background
