@@ -9,15 +9,18 @@ import (
 	"sync"
 )
 
+// trick is what becomes of one request.
+type trick = func(w http.ResponseWriter, r *http.Request, next http.Handler)
+
 // faults stands before the git server and plays tricks on pushes.
 type faults struct {
 	mu    sync.Mutex
-	queue []func(w http.ResponseWriter, r *http.Request, next http.Handler)
+	queue []trick
 	count map[string]int
 }
 
 // push queues tricks: each is played on one push, in order.
-func (f *faults) push(tricks ...func(w http.ResponseWriter, r *http.Request, next http.Handler)) {
+func (f *faults) push(tricks ...trick) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.queue = append(f.queue, tricks...)
@@ -41,13 +44,13 @@ func (f *faults) wrap(next http.Handler) http.Handler {
 			f.count = map[string]int{}
 		}
 		f.count[kind(r, body)]++
-		var trick func(http.ResponseWriter, *http.Request, http.Handler)
+		var play trick
 		if kind(r, body) == "push" && len(f.queue) > 0 {
-			trick, f.queue = f.queue[0], f.queue[1:]
+			play, f.queue = f.queue[0], f.queue[1:]
 		}
 		f.mu.Unlock()
-		if trick != nil {
-			trick(w, r, next)
+		if play != nil {
+			play(w, r, next)
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -98,7 +101,7 @@ func appliedThen500(w http.ResponseWriter, r *http.Request, next http.Handler) {
 func honest(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) }
 
 // before runs something, then lets the push through.
-func before(do func()) func(http.ResponseWriter, *http.Request, http.Handler) {
+func before(do func()) trick {
 	return func(w http.ResponseWriter, r *http.Request, next http.Handler) {
 		do()
 		next.ServeHTTP(w, r)

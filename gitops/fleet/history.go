@@ -213,16 +213,9 @@ func (h *history) recordAt(c gitops.Commit) (*record, error) {
 }
 
 // since lists the commits behind tip that are not behind base, newest first,
-// as `git rev-list base..tip` does. cut: there are more than maxHistory.
+// as `git rev-list base..tip` does. cut: there are more than it looks at.
 func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []gitops.Commit, cut bool, err error) {
-	sides := map[gitops.Hash]side{}
-	queue := &byDate{}
-	reach := func(c gitops.Commit, by side) {
-		if before, seen := sides[c.Hash]; !seen || before|by != before {
-			sides[c.Hash] = before | by
-			heap.Push(queue, c)
-		}
-	}
+	p := &painting{sides: map[gitops.Hash]side{}, known: map[gitops.Hash]gitops.Commit{}}
 	for _, start := range []struct {
 		hash gitops.Hash
 		side side
@@ -231,45 +224,46 @@ func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []g
 		if err != nil {
 			return nil, false, err
 		}
-		reach(c, start.side)
+		p.reach(c, start.side)
 	}
 	var order []gitops.Commit
-	// A date may lie, so what is settled as shared is followed on while
-	// anything in the queue is not: a commit may turn out to be shared late.
-	for visited := 0; queue.Len() > 0 && !queue.all(func(c gitops.Commit) bool { return sides[c.Hash] == fromTip|fromBase }); visited++ {
+	for visited := 0; !p.settled(); visited++ {
 		if visited == 2*maxHistory {
 			cut = true
 			break
 		}
-		c := heap.Pop(queue).(gitops.Commit)
-		by := sides[c.Hash]
-		if by == fromTip {
-			order = append(order, c)
-		}
+		c := heap.Pop(&p.queue).(gitops.Commit)
+		by := p.sides[c.Hash]
 		from := tip
 		if by == fromBase {
 			from = base
+		} else if by == fromTip {
+			order = append(order, c)
 		}
 		parents, err := h.parents(ctx, from, c)
 		if err != nil {
 			return nil, false, err
 		}
 		for _, parent := range parents {
-			reach(parent, by)
+			p.reach(parent, by)
 		}
 	}
+	p.share()
 	for _, c := range order {
-		if sides[c.Hash] == fromTip {
+		if p.sides[c.Hash] == fromTip {
 			commits = append(commits, c)
 		}
 	}
 	return commits, cut, nil
 }
 
-// contains tells whether commit is behind tip, or is it.
-func (h *history) contains(ctx context.Context, tip, commit gitops.Hash) (bool, error) {
-	only, _, err := h.since(ctx, tip, commit)
-	return len(only) == 0, err
+// painting marks commits by the side that they were reached from, as git's
+// paint_down_to_common does.
+type painting struct {
+	sides map[gitops.Hash]side
+	known map[gitops.Hash]gitops.Commit
+	queue byDate
+	alone int // how many are reached from the tip only
 }
 
 type side uint8
@@ -277,7 +271,62 @@ type side uint8
 const (
 	fromTip side = 1 << iota
 	fromBase
+	shared = fromTip | fromBase
 )
+
+func (p *painting) reach(c gitops.Commit, by side) {
+	before := p.sides[c.Hash]
+	if before|by == before {
+		return
+	}
+	p.paint(c, before|by)
+	heap.Push(&p.queue, c)
+}
+
+func (p *painting) paint(c gitops.Commit, now side) {
+	if p.sides[c.Hash] == fromTip {
+		p.alone--
+	}
+	if now == fromTip {
+		p.alone++
+	}
+	p.sides[c.Hash], p.known[c.Hash] = now, c
+}
+
+// settled: nothing is the tip's alone, or all that is still to be followed is
+// shared.
+func (p *painting) settled() bool {
+	if p.alone == 0 {
+		return true
+	}
+	for _, c := range p.queue {
+		if p.sides[c.Hash] != shared {
+			return false
+		}
+	}
+	return true
+}
+
+// share passes on what was found to be shared last to what was visited before:
+// where a clock was wrong, a commit is met before its descendants.
+func (p *painting) share() {
+	for stack := p.queue; len(stack) > 0; {
+		c := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		for _, hash := range c.Parents {
+			if parent, visited := p.known[hash]; visited && p.sides[hash] != shared && p.sides[c.Hash] == shared {
+				p.paint(parent, shared)
+				stack = append(stack, parent)
+			}
+		}
+	}
+}
+
+// contains tells whether commit is behind tip, or is it.
+func (h *history) contains(ctx context.Context, tip, commit gitops.Hash) (bool, error) {
+	only, _, err := h.since(ctx, tip, commit)
+	return len(only) == 0, err
+}
 
 // byDate is a queue of commits, the newest first.
 type byDate []gitops.Commit
@@ -291,13 +340,4 @@ func (q *byDate) Pop() any {
 	c := (*q)[last]
 	*q = (*q)[:last]
 	return c
-}
-
-func (q byDate) all(is func(gitops.Commit) bool) bool {
-	for _, c := range q {
-		if !is(c) {
-			return false
-		}
-	}
-	return true
 }

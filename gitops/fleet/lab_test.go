@@ -1,11 +1,11 @@
 package fleet
 
 import (
-	"context"
 	"crypto/sha1"
 	"crypto/sha256"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -290,8 +290,12 @@ func (y *yard) sound() {
 	}
 }
 
-func (y *yard) context(d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(y.t.Context(), d)
-	y.t.Cleanup(cancel)
-	return ctx
+// read reads a file that a hook has written on the server.
+func (y *yard) read(name string) string {
+	y.t.Helper()
+	content, err := os.ReadFile(filepath.Join(y.dir, name))
+	if err != nil {
+		y.t.Fatal(err)
+	}
+	return string(content)
 }
