@@ -1,0 +1,155 @@
+package reconcile
+
+import (
+	"fmt"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/source"
+)
+
+// Action is what a verdict asks for.
+type Action int
+
+const (
+	// Rest: there is nothing to do, or nothing that may be done.
+	Rest Action = iota
+	// Promote: build the chosen commit unless that was done, and commit its
+	// image to the GitOps repository.
+	Promote
+	// Watch: write a ledger entry for the chosen commit and promote nothing,
+	// because the image starts with the next change.
+	Watch
+	// Fill: the image that the ledger names goes where it is missing: into
+	// markers that never held a value of ours, or onto the newest base of a
+	// review branch that conflicts. Nothing is built.
+	Fill
+	// Mend: the bump is on the branch and the ledger does not name it yet.
+	Mend
+)
+
+// Verdict is a decision and why it was taken.
+type Verdict struct {
+	Action Action
+	State  State
+	Reason string
+	Hint   string // what a person can do to change it; empty where there is nothing to do
+	// Accepted is the reason that a person gave in the config, where it was
+	// what allowed the promotion.
+	Accepted string
+}
+
+// Rules are the words of the config that a decision heeds.
+type Rules struct {
+	Observe         bool // start: observe
+	HoldAfterRevert bool // afterRevert: hold
+}
+
+// Decide compares what was promoted with what may be built. It is the whole of
+// the decision: it asks nobody and remembers nothing, so every copy of Towpath
+// that sees the same repositories decides alike.
+func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
+	entry := promoted.Entry
+	candidate := gitops.Short(choice.Commit.Hash)
+	if stranger := promoted.Stranger; stranger != nil {
+		return Verdict{
+			State: Held, Reason: fmt.Sprintf("%s holds %s, which is not Towpath's: %s", stranger.Branch, gitops.Short(stranger.Commit.Hash), stranger.Reason),
+			Hint: "merge that branch or delete it: Towpath does not write over it",
+		}
+	}
+	if promoted.Standing == fleet.NoMarker {
+		return Verdict{
+			State: Broken, Reason: "no marker of its policy in the GitOps repository",
+			Hint: "add the comment # {\"$imagepolicy\": \"<policy>\"} behind the image in a manifest below update.path",
+		}
+	}
+	if entry == nil {
+		if rules.Observe {
+			return Verdict{Action: Watch, State: Watching, Reason: "starts with the commit after " + candidate}
+		}
+		return Verdict{Action: Promote, State: Promoted, Reason: "the first promotion"}
+	}
+
+	base := gitops.Short(entry.Source)
+	if word := choice.Accepted; word != "" && !(entry.Source == choice.Commit.Hash && entry.Accepted != "") {
+		if entry.Source != choice.Commit.Hash || promoted.Standing == fleet.Undone || promoted.Standing == fleet.TakenOver {
+			return Verdict{Action: Promote, State: Promoted, Reason: candidate + " is accepted by the config", Accepted: word}
+		}
+	}
+	if promoted.Standing == fleet.Unfilled && choice.Relation != gitops.Ahead {
+		return Verdict{Action: Fill, State: Promoted, Reason: "a marker that never held a value of ours gets the image of " + base}
+	}
+	switch choice.Relation {
+	case gitops.Same:
+		return decideSame(promoted, base)
+	case gitops.Ahead:
+		return decideAhead(rules, promoted, candidate, base)
+	case gitops.Behind:
+		return Verdict{
+			State: Behind, Reason: fmt.Sprintf("the branch is at %s, which is older than the promoted %s", candidate, base),
+			Hint: "push a commit on top of " + base + ", or name " + choice.Commit.Hash.String() + " in source.accept",
+		}
+	case gitops.Unrelated:
+		return Verdict{
+			State: Refused, Reason: fmt.Sprintf("%s does not descend from the promoted %s: the branch was rewritten", candidate, base),
+			Hint: "restore the branch, or name " + choice.Commit.Hash.String() + " in source.accept",
+		}
+	default:
+		return Verdict{State: Failed, Reason: fmt.Sprintf("the history at hand does not say how %s stands to the promoted %s", candidate, base)}
+	}
+}
+
+// decideSame is the second of the six cases: the newest commit is the one that
+// was promoted.
+func decideSame(promoted fleet.State, base string) Verdict {
+	switch promoted.Standing {
+	case fleet.Holds:
+		done := Verdict{State: Done, Reason: base + " is promoted"}
+		if promoted.LedgerBehind {
+			done.Action = Mend
+		}
+		return done
+	case fleet.Observed:
+		return Verdict{State: Watching, Reason: "starts with the commit after " + base}
+	case fleet.Proposed:
+		waits := Verdict{State: Proposed, Reason: base + " waits for review"}
+		if promoted.Stale {
+			waits.Action, waits.Reason = Fill, base+" is proposed again on the newest base, which it no longer merged into"
+		}
+		return waits
+	case fleet.TakenOver:
+		return takenOver(promoted)
+	default:
+		return Verdict{
+			State: Held, Reason: base + " was promoted and undone by a person",
+			Hint: "push the next source commit, or name " + promoted.Entry.Source.String() + " in source.accept to promote it once more",
+		}
+	}
+}
+
+// decideAhead is the third case: there is a newer commit than the promoted one.
+func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verdict {
+	switch {
+	case promoted.Standing == fleet.TakenOver:
+		return takenOver(promoted)
+	case promoted.Standing == fleet.Undone && rules.HoldAfterRevert:
+		return Verdict{
+			State: Held, Reason: base + " was undone by a person, and afterRevert says hold",
+			Hint: "name the commit to go on with in source.accept",
+		}
+	default:
+		return Verdict{Action: Promote, State: Promoted, Reason: candidate + " follows " + base}
+	}
+}
+
+// takenOver is the verdict where somebody else writes to our marker.
+func takenOver(promoted fleet.State) Verdict {
+	verdict := Verdict{
+		State: Held, Reason: "somebody else writes to a marker of ours",
+		Hint: "stop the other writer, or put the marker back, or name the commit to go on with in source.accept",
+	}
+	if f := promoted.Foreign; f != nil {
+		verdict.Reason = fmt.Sprintf("%s was set to %s by %s in %s", f.File, f.Value, f.Author.Name, gitops.Short(f.Commit))
+	}
+	return verdict
+}

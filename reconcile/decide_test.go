@@ -1,0 +1,105 @@
+package reconcile
+
+import (
+	"strings"
+	"testing"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/source"
+)
+
+// TestDecide is the table of the six cases, by relation, standing and the
+// words of the config.
+func TestDecide(t *testing.T) {
+	b, c := gitops.Hash{0xb}, gitops.Hash{0xc}
+	entry := func(change func(*fleet.Entry)) *fleet.Entry {
+		e := &fleet.Entry{Source: b, Bump: gitops.Hash{1}, Ref: "registry.example.com/app:b@sha256:00"}
+		if change != nil {
+			change(e)
+		}
+		return e
+	}
+	choice := func(commit gitops.Hash, relation gitops.Relation) source.Choice {
+		return source.Choice{Head: gitops.Commit{Hash: commit}, Commit: gitops.Commit{Hash: commit}, Relation: relation}
+	}
+	accepted := func(chosen source.Choice) source.Choice {
+		chosen.Accepted = "we know"
+		return chosen
+	}
+	state := func(e *fleet.Entry, standing fleet.Standing) fleet.State {
+		return fleet.State{Entry: e, Standing: standing}
+	}
+	hold := Rules{HoldAfterRevert: true}
+	observe := Rules{Observe: true}
+	foreign := state(entry(nil), fleet.TakenOver)
+	foreign.Foreign = &fleet.Foreign{File: "a.yaml", Value: "evil:1", Author: gitops.Person{Name: "Bot", Email: "bot@example.com"}, Commit: gitops.Hash{7}}
+	stale := state(entry(nil), fleet.Proposed)
+	stale.Stale = true
+	behind := state(entry(nil), fleet.Holds)
+	behind.LedgerBehind = true
+	stranger := state(entry(nil), fleet.Proposed)
+	stranger.Stranger = &fleet.Stranger{Branch: "towpath/app", Commit: gitops.Commit{Hash: gitops.Hash{8}}, Reason: "not signed"}
+
+	for _, test := range []struct {
+		name     string
+		rules    Rules
+		promoted fleet.State
+		choice   source.Choice
+		action   Action
+		state    State
+		says     string
+	}{
+		{"1 nothing was promoted", Rules{}, state(nil, fleet.Unpromoted), choice(c, gitops.NoBase), Promote, Promoted, "first"},
+		{"1 nothing was promoted, observe", observe, state(nil, fleet.Unpromoted), choice(c, gitops.NoBase), Watch, Watching, "after"},
+		{"1 no marker", Rules{}, state(nil, fleet.NoMarker), choice(c, gitops.NoBase), Rest, Broken, "no marker"},
+		{"2 same, held by the markers", Rules{}, state(entry(nil), fleet.Holds), choice(b, gitops.Same), Rest, Done, "is promoted"},
+		{"2 same, ledger behind", Rules{}, behind, choice(b, gitops.Same), Mend, Done, "is promoted"},
+		{"2 same, observed", observe, state(entry(nil), fleet.Observed), choice(b, gitops.Same), Rest, Watching, "after"},
+		{"2 same, proposed", Rules{}, state(entry(nil), fleet.Proposed), choice(b, gitops.Same), Rest, Proposed, "waits"},
+		{"2 same, proposed, conflict", Rules{}, stale, choice(b, gitops.Same), Fill, Proposed, "newest base"},
+		{"2 same, undone", Rules{}, state(entry(nil), fleet.Undone), choice(b, gitops.Same), Rest, Held, "undone"},
+		{"2 same, taken over", Rules{}, foreign, choice(b, gitops.Same), Rest, Held, "evil:1 by Bot"},
+		{"2 same, placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(b, gitops.Same), Fill, Promoted, "never held"},
+		{"2 same, undone, accepted", Rules{}, state(entry(nil), fleet.Undone), accepted(choice(b, gitops.Same)), Promote, Promoted, "accepted"},
+		{"2 same, taken over, accepted", Rules{}, foreign, accepted(choice(b, gitops.Same)), Promote, Promoted, "accepted"},
+		{"2 same, holds, accepted: nothing to do", Rules{}, state(entry(nil), fleet.Holds), accepted(choice(b, gitops.Same)), Rest, Done, "is promoted"},
+		{
+			"2 same, undone, accepted, but that word was used", Rules{},
+			state(entry(func(e *fleet.Entry) { e.Accepted = "we know" }), fleet.Undone), accepted(choice(b, gitops.Same)), Rest, Held, "undone",
+		},
+		{"3 ahead", Rules{}, state(entry(nil), fleet.Holds), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
+		{"3 ahead of an observed start", observe, state(entry(nil), fleet.Observed), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
+		{"3 ahead of a proposal", Rules{}, state(entry(nil), fleet.Proposed), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
+		{"3 ahead of a placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
+		{"3 ahead, undone, next", Rules{}, state(entry(nil), fleet.Undone), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
+		{"3 ahead, undone, hold", hold, state(entry(nil), fleet.Undone), choice(c, gitops.Ahead), Rest, Held, "afterRevert"},
+		{"3 ahead, undone, hold, accepted", hold, state(entry(nil), fleet.Undone), accepted(choice(c, gitops.Ahead)), Promote, Promoted, "accepted"},
+		{"3 ahead, taken over", Rules{}, foreign, choice(c, gitops.Ahead), Rest, Held, "evil:1 by Bot"},
+		{"3 ahead, taken over, accepted", Rules{}, foreign, accepted(choice(c, gitops.Ahead)), Promote, Promoted, "accepted"},
+		{"3 ahead, a stranger's commit on the review branch", Rules{}, stranger, choice(c, gitops.Ahead), Rest, Held, "not Towpath's"},
+		{"4 behind", Rules{}, state(entry(nil), fleet.Holds), choice(c, gitops.Behind), Rest, Behind, "older"},
+		{"4 behind, accepted", Rules{}, state(entry(nil), fleet.Holds), accepted(choice(c, gitops.Behind)), Promote, Promoted, "accepted"},
+		{"4 behind, placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(c, gitops.Behind), Fill, Promoted, "never held"},
+		{"5 unrelated", Rules{}, state(entry(nil), fleet.Holds), choice(c, gitops.Unrelated), Rest, Refused, "does not descend"},
+		{"5 unrelated, accepted", Rules{}, state(entry(nil), fleet.Holds), accepted(choice(c, gitops.Unrelated)), Promote, Promoted, "accepted"},
+		{"6 unknown is never no", Rules{}, state(entry(nil), fleet.Holds), choice(c, gitops.Unknown), Rest, Failed, "does not say"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got := Decide(test.rules, test.promoted, test.choice)
+			if got.Action != test.action || got.State != test.state || !strings.Contains(got.Reason, test.says) {
+				t.Errorf("Decide = action %d, state %s, reason %q; want action %d, state %s, reason with %q",
+					got.Action, got.State, got.Reason, test.action, test.state, test.says)
+			}
+			if wants := test.choice.Accepted != "" && got.Action == Promote; wants != (got.Accepted != "") {
+				t.Errorf("accepted reason %q", got.Accepted)
+			}
+			if !got.OK() && got.State != Failed && got.Hint == "" {
+				t.Error("a person must act, and there is no hint")
+			}
+		})
+	}
+}
+
+// OK tells whether a person has nothing to mend.
+func (v Verdict) OK() bool { return Outcome{State: v.State}.OK() }

@@ -1,0 +1,139 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Group is the deliveries that share a source: one poll serves them all.
+type Group struct {
+	Name       string // tells groups apart: the source's URL and credential
+	Deliveries []*Delivery
+}
+
+// Loop runs deliveries again and again. Groups run side by side and so do the
+// deliveries of a group, so that a slow or broken source, a long build or a
+// registry that is away delays nobody else.
+type Loop struct {
+	Interval time.Duration
+	Report   func(Outcome) // called for every outcome, one at a time
+	reports  sync.Mutex
+}
+
+// Once runs one complete round of every delivery and waits for its builds.
+func (l *Loop) Once(ctx context.Context, groups []Group) []Outcome {
+	var deliveries []*Delivery
+	for _, group := range groups {
+		deliveries = append(deliveries, group.Deliveries...)
+	}
+	outcomes := make([]Outcome, len(deliveries))
+	var all sync.WaitGroup
+	for i, d := range deliveries {
+		all.Go(func() {
+			outcomes[i] = d.Deliver(ctx)
+			l.report(outcomes[i])
+		})
+	}
+	all.Wait()
+	return outcomes
+}
+
+// Run works on the newest groups it was sent until the context ends, and then
+// waits for what is in flight to be finished or abandoned. New groups replace
+// the old ones at once; rounds in flight go on, and what they bring is promoted
+// only where the new config still says the same.
+func (l *Loop) Run(ctx context.Context, snapshots <-chan []Group) {
+	var running sync.WaitGroup
+	stop := func() {}
+	for {
+		select {
+		case <-ctx.Done():
+			stop()
+			running.Wait()
+			return
+		case groups := <-snapshots:
+			stop()
+			var scheduling context.Context
+			scheduling, stop = context.WithCancel(ctx)
+			for _, group := range groups {
+				running.Go(func() { l.follow(ctx, scheduling, group) })
+			}
+		}
+	}
+}
+
+// follow keeps one group's deliveries going: rounds start while scheduling
+// lasts and work under ctx.
+func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
+	type result struct {
+		slot    int
+		outcome Outcome
+	}
+	type turn struct {
+		next     time.Time
+		busy     bool
+		failures int
+	}
+	turns := make([]turn, len(group.Deliveries))
+	finished := make(chan result)
+	inFlight := 0
+	poll := time.Now() // deliveries that rest meet again at this time
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-scheduling.Done():
+			for ; inFlight > 0; inFlight-- {
+				l.report((<-finished).outcome)
+			}
+			return
+		case done := <-finished:
+			inFlight--
+			l.report(done.outcome)
+			t := &turns[done.slot]
+			t.busy, t.next = false, poll
+			if done.outcome.Class == Retry {
+				t.failures++
+				t.next = time.Now().Add(backOff(t.failures, done.outcome.Err))
+			} else {
+				t.failures = 0
+			}
+		case <-timer.C:
+		}
+
+		now := time.Now()
+		if !now.Before(poll) {
+			poll = now.Add(jittered(l.Interval))
+		}
+		wake := poll
+		for i := range turns {
+			t := &turns[i]
+			switch {
+			case t.busy:
+			case now.Before(t.next):
+				if t.next.Before(wake) {
+					wake = t.next
+				}
+			default:
+				t.busy = true
+				inFlight++
+				go func() { finished <- result{i, group.Deliveries[i].Deliver(ctx)} }()
+			}
+		}
+		timer.Reset(time.Until(wake))
+	}
+}
+
+// report hands an outcome on, unless it only says that the process is ending.
+func (l *Loop) report(o Outcome) {
+	if errors.Is(o.Err, context.Canceled) {
+		return
+	}
+	l.reports.Lock()
+	defer l.reports.Unlock()
+	if l.Report != nil {
+		l.Report(o)
+	}
+}

@@ -1,0 +1,235 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/source"
+	"towpath.dev/towpath/kaniko"
+)
+
+// stubSource answers as told, after a while.
+type stubSource struct {
+	asked atomic.Int64
+	takes time.Duration
+	err   error
+}
+
+func (s *stubSource) Choose(ctx context.Context, _ source.Query) (source.Choice, error) {
+	s.asked.Add(1)
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+		return source.Choice{}, ctx.Err()
+	}
+	commit := gitops.Commit{Hash: gitops.Hash{1}}
+	return source.Choice{Head: commit, Commit: commit, Relation: gitops.Same}, s.err
+}
+
+// doneFleet has promoted what the source has.
+type doneFleet struct{ Fleet }
+
+func (doneFleet) Promoted(context.Context, fleet.Image) (fleet.State, error) {
+	return fleet.State{Standing: fleet.Holds, Entry: &fleet.Entry{Source: gitops.Hash{1}}}, nil
+}
+
+func delivery(name string, s Source) *Delivery {
+	return &Delivery{Image: fleet.Image{Name: name}, Target: "production", Source: s, Fleet: doneFleet{}, Current: func() bool { return true }}
+}
+
+func runLoop(t *testing.T, interval, lasts time.Duration, groups ...Group) []Outcome {
+	t.Helper()
+	var outcomes []Outcome
+	loop := Loop{Interval: interval, Report: func(o Outcome) { outcomes = append(outcomes, o) }}
+	ctx, cancel := context.WithTimeout(t.Context(), lasts)
+	defer cancel()
+	snapshots := make(chan []Group, 1)
+	snapshots <- groups
+	loop.Run(ctx, snapshots)
+	return outcomes
+}
+
+func TestEverySourceIsPolledByTheInterval(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stubSource{}
+		runLoop(t, time.Minute, time.Hour, Group{"one", []*Delivery{delivery("a", s)}})
+		if n := s.asked.Load(); n < 54 || n > 67 {
+			t.Errorf("an hour of minutes, jittered by a tenth, had %d polls", n)
+		}
+	})
+}
+
+func TestOneSlowSourceDelaysNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow, quick := &stubSource{takes: time.Hour}, &stubSource{}
+		runLoop(t, time.Minute, 30*time.Minute, Group{"slow", []*Delivery{delivery("a", slow)}}, Group{"quick", []*Delivery{delivery("b", quick)}})
+		if n := quick.asked.Load(); n < 27 {
+			t.Errorf("the quick source had %d polls in half an hour", n)
+		}
+		if n := slow.asked.Load(); n != 1 {
+			t.Errorf("the slow source was asked %d times at once", n)
+		}
+	})
+}
+
+func TestErrorsBackOffToAQuarterOfAnHour(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken, sound := &stubSource{err: errors.New("no route")}, &stubSource{}
+		runLoop(t, time.Minute, 24*time.Hour, Group{"one", []*Delivery{delivery("a", broken), delivery("b", sound)}})
+		if n := broken.asked.Load(); n < 24*4-10 || n > 24*4+25 {
+			t.Errorf("a day of errors had %d polls", n)
+		}
+		if n := sound.asked.Load(); n < 24*54 {
+			t.Errorf("its neighbour had %d polls", n)
+		}
+	})
+}
+
+// patience is an error that says when to ask again.
+type patience time.Duration
+
+func (patience) Error() string               { return "come back later" }
+func (p patience) RetryAfter() time.Duration { return time.Duration(p) }
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stubSource{err: patience(time.Hour)}
+		runLoop(t, time.Minute, 9*time.Hour+30*time.Minute, Group{"one", []*Delivery{delivery("a", s)}})
+		if n := s.asked.Load(); n != 10 {
+			t.Errorf("asked %d times in nine and a half hours, want 10", n)
+		}
+	})
+}
+
+func TestANewSnapshotReplacesTheOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before, after := &stubSource{}, &stubSource{}
+		loop := Loop{Interval: time.Minute}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		snapshots := make(chan []Group)
+		go func() {
+			snapshots <- []Group{{"one", []*Delivery{delivery("a", before)}}}
+			time.Sleep(10*time.Minute + time.Second)
+			snapshots <- []Group{{"two", []*Delivery{delivery("a", after)}}}
+		}()
+		loop.Run(ctx, snapshots)
+		if n := before.asked.Load(); n > 12 {
+			t.Errorf("the old snapshot was polled %d times", n)
+		}
+		if n := after.asked.Load(); n < 45 {
+			t.Errorf("the new snapshot was polled %d times", n)
+		}
+	})
+}
+
+func TestAnOrderIsWorkedOnOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := NewBuilds(4)
+		var ran atomic.Int64
+		order := kaniko.Order{Source: kaniko.Source{Commit: "c"}}
+		for range 5 {
+			go func() {
+				result, err := builds.Once(t.Context(), order, func(context.Context) (kaniko.Result, error) {
+					ran.Add(1)
+					time.Sleep(time.Minute)
+					return kaniko.Result{Image: kaniko.Image{Digest: "sha256:1"}}, nil
+				})
+				if err != nil || result.Digest != "sha256:1" {
+					t.Errorf("Once = %v, %v", result, err)
+				}
+			}()
+		}
+		synctest.Wait()
+		time.Sleep(2 * time.Minute)
+		if n := ran.Load(); n != 1 {
+			t.Errorf("worked %d times", n)
+		}
+	})
+}
+
+func TestWorkEndsWithItsLastWaiter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := NewBuilds(1)
+		ended := make(chan struct{})
+		work := func(ctx context.Context) (kaniko.Result, error) {
+			<-ctx.Done()
+			close(ended)
+			return kaniko.Result{}, ctx.Err()
+		}
+		first, stopFirst := context.WithCancel(t.Context())
+		second, stopSecond := context.WithCancel(t.Context())
+		results := make(chan error, 2)
+		for _, ctx := range []context.Context{first, second} {
+			go func() {
+				_, err := builds.Once(ctx, kaniko.Order{}, work)
+				results <- err
+			}()
+			synctest.Wait()
+		}
+		stopFirst()
+		if err := <-results; !errors.Is(err, context.Canceled) {
+			t.Errorf("the first waiter got %v", err)
+		}
+		select {
+		case <-ended:
+			t.Error("work ended although somebody waited")
+		default:
+		}
+		stopSecond()
+		<-results
+		<-ended
+	})
+}
+
+func TestAFaultIsNotRepeatedAndAFailureIs(t *testing.T) {
+	builds := NewBuilds(1)
+	for _, test := range []struct {
+		err  error
+		want int
+	}{
+		{&kaniko.BuildError{Step: "build", Err: errors.New("exit status 1")}, 1},
+		{errors.New("registry away"), 3},
+	} {
+		ran := 0
+		order := kaniko.Order{Source: kaniko.Source{Commit: test.err.Error()}}
+		for range 3 {
+			if _, err := builds.Once(t.Context(), order, func(context.Context) (kaniko.Result, error) {
+				ran++
+				return kaniko.Result{}, test.err
+			}); !errors.Is(err, test.err) {
+				t.Errorf("Once = %v", err)
+			}
+		}
+		if ran != test.want {
+			t.Errorf("%v: worked %d times, want %d", test.err, ran, test.want)
+		}
+	}
+}
+
+func TestSoManyBuildsAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		builds := NewBuilds(2)
+		var now, most atomic.Int64
+		for range 6 {
+			go func() {
+				_, _ = builds.Slot(t.Context(), func() (kaniko.Result, error) {
+					most.Store(max(most.Load(), now.Add(1)))
+					time.Sleep(time.Minute)
+					now.Add(-1)
+					return kaniko.Result{}, nil
+				})
+			}()
+		}
+		time.Sleep(10 * time.Minute)
+		if n := most.Load(); n != 2 {
+			t.Errorf("%d builds ran at once, want 2", n)
+		}
+	})
+}

@@ -1,0 +1,111 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/kaniko"
+)
+
+// State is how a delivery stands, in the words that users read.
+type State string
+
+const (
+	Done      State = "done"      // the markers hold the newest commit's image
+	Promoted  State = "promoted"  // a bump was pushed
+	Planned   State = "planned"   // a bump would be pushed
+	Proposed  State = "proposed"  // a bump waits on its review branch
+	Watching  State = "observing" // promotes from the next change on
+	Held      State = "held"      // reverted, rejected or taken over: a person's word stands
+	Behind    State = "behind"    // the branch is older than what was promoted
+	Refused   State = "refused"   // the newest commit may not be promoted
+	Broken    State = "broken"    // a person must mend the GitOps repository or the config
+	Failed    State = "failed"    // something did not work and is tried again
+	Faulty    State = "faulty"    // the commit does not build
+	Outdated  State = "outdated"  // the config changed under the build; the next round decides anew
+	Suspended State = "suspended" // the brake is on
+)
+
+// Class says what the loop does with an outcome.
+type Class int
+
+const (
+	Rested Class = iota // ask again at the next poll
+	Retry               // ask again soon, with back-off
+	Wait                // wait for a new commit or a changed config
+)
+
+// Outcome is what one round of one delivery came to. It is all that logs,
+// status and exit codes are made of.
+type Outcome struct {
+	Time     time.Time     `json:"time"`
+	Image    string        `json:"image"`
+	Target   string        `json:"target"`
+	State    State         `json:"state"`
+	Step     string        `json:"step,omitempty"` // where it stopped, if it failed: observe, build, seal, promote
+	Reason   string        `json:"reason,omitempty"`
+	Hint     string        `json:"hint,omitempty"`
+	Head     string        `json:"head,omitempty"`     // the source branch's tip
+	Commit   string        `json:"commit,omitempty"`   // the newest commit that may be built
+	Subject  string        `json:"subject,omitempty"`  // its first line
+	Base     string        `json:"base,omitempty"`     // the source commit that the ledger names
+	Promoted string        `json:"promoted,omitempty"` // the image that the ledger names: repository:tag@digest
+	Ref      string        `json:"ref,omitempty"`      // the image of Commit, once it is built and sealed
+	Bump     string        `json:"bump,omitempty"`     // the newest bump commit
+	Refused  []string      `json:"refused,omitempty"`  // commits that may not be built, and why
+	Notices  []string      `json:"notices,omitempty"`  // what a person should know although nothing failed
+	Took     time.Duration `json:"took,omitempty"`     // nanoseconds
+	Class    Class         `json:"-"`
+	Err      error         `json:"-"`
+}
+
+// OK tells whether a person has nothing to mend.
+func (o Outcome) OK() bool {
+	switch o.State {
+	case Failed, Faulty, Broken, Refused:
+		return false
+	}
+	return true
+}
+
+// failed ends a round at a step. Unknown errors are tried again.
+func (o Outcome) failed(step string, err error) Outcome {
+	o.State, o.Step, o.Err, o.Class = Failed, step, err, Retry
+	o.Reason = fmt.Sprintf("%s: %v", step, err)
+	var fault *kaniko.BuildError
+	switch {
+	case errors.As(err, &fault):
+		o.State, o.Class = Faulty, Wait
+	case errors.Is(err, fleet.ErrNoMarker):
+		o.State, o.Class = Broken, Rested
+	case errors.Is(err, fleet.ErrForeign):
+		o.State, o.Class = Held, Rested
+	case errors.Is(err, context.Canceled):
+		o.Class = Rested
+	}
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		o.Hint = hinted.Hint()
+	}
+	return o
+}
+
+// settled ends a round by a verdict that asks for nothing.
+func (o Outcome) settled(v Verdict) Outcome {
+	o.State, o.Reason, o.Hint = v.State, v.Reason, v.Hint
+	if v.State == Failed {
+		o.Class = Retry
+	}
+	return o
+}
+
+func hash(h gitops.Hash) string {
+	if h.IsZero() {
+		return ""
+	}
+	return h.String()
+}
