@@ -33,6 +33,7 @@ type RegistryOptions struct {
 	Username string // ask for this account: basic authentication, or a token with Token
 	Password string
 	Token    bool   // bearer tokens from a token endpoint in place of basic authentication
+	Volatile bool   // docker-registry keeps everything in memory: fast, for small images
 	Realm    string // with Token: the token endpoint to name; default the registry's own
 }
 
@@ -56,18 +57,21 @@ type Registry struct {
 }
 
 // NewRegistry starts Debian's docker-registry as a process with a file system
-// below a temporary directory, until the test ends. It knows tags, digests and
+// below a temporary directory, or in memory, until the test ends. It knows tags, digests and
 // deletion, and has no referrers API.
 func NewRegistry(t testing.TB, options RegistryOptions) *Registry {
 	t.Helper()
 	dir := t.TempDir()
+	storage := map[string]any{"delete": map[string]any{"enabled": true}}
+	if options.Volatile {
+		storage["inmemory"] = map[string]any{}
+	} else {
+		storage["filesystem"] = map[string]any{"rootdirectory": filepath.Join(dir, "data")}
+	}
 	config := map[string]any{
 		"version": "0.1",
 		"log":     map[string]any{"level": "info", "accesslog": map[string]any{"disabled": true}},
-		"storage": map[string]any{
-			"filesystem": map[string]any{"rootdirectory": filepath.Join(dir, "data")},
-			"delete":     map[string]any{"enabled": true},
-		},
+		"storage": storage,
 		// docker-registry chooses the port and says so in its log.
 		"http": map[string]any{"addr": "127.0.0.1:0", "secret": "lab"},
 	}

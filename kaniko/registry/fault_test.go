@@ -73,7 +73,7 @@ func TestFaults(t *testing.T) {
 	for registryKind, start := range registries {
 		t.Run(registryKind, func(t *testing.T) {
 			t.Parallel()
-			server := start(t, lab.RegistryOptions{Username: username, Password: canary})
+			server := start(t, lab.RegistryOptions{Volatile: true, Username: username, Password: canary})
 			for _, kind := range kinds {
 				for name, test := range faults {
 					if kind == lab.Ping && name == "401" {
@@ -147,7 +147,7 @@ func TestResume(t *testing.T) {
 	for kind, start := range registries {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			server := start(t, lab.RegistryOptions{})
+			server := start(t, lab.RegistryOptions{Volatile: true})
 			image, err := random.Image(100_000, 4)
 			if err != nil {
 				t.Fatal(err)

@@ -197,7 +197,7 @@ func TestTagIsNeverMoved(t *testing.T) {
 	for kind, start := range registries {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			server := start(t, lab.RegistryOptions{})
+			server := start(t, lab.RegistryOptions{Volatile: true})
 			client := open(t, server)
 			pushed := func() *registry.Manifest {
 				image, err := random.Image(100, 1)

@@ -56,6 +56,10 @@ const kindHint = "make a key pair with `towpath keygen` or `cosign generate-key-
 // is there it must belong to the key. Decrypting cosign.key costs 64 MiB and a
 // tenth of a second, on purpose.
 func LoadKey(secret map[string][]byte) (*Key, error) {
+	former, err := publicKeys("former.pub", secret["former.pub"])
+	if err != nil {
+		return nil, err
+	}
 	private, part, err := privateKey(secret)
 	if err != nil {
 		return nil, err
@@ -69,10 +73,6 @@ func LoadKey(secret map[string][]byte) (*Key, error) {
 		if len(public) != 1 || !public[0].Equal(&private.PublicKey) {
 			return nil, &KeyError{"cosign.pub", "it is not the public key of " + part, "the secret mixes two key pairs: put in the pair that belongs together"}
 		}
-	}
-	former, err := publicKeys("former.pub", secret["former.pub"])
-	if err != nil {
-		return nil, err
 	}
 	key.trusted = append(key.trusted, former...)
 	return key, nil

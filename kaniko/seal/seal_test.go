@@ -161,7 +161,7 @@ func each(t *testing.T, test func(t *testing.T, w *world)) {
 	for kind, start := range registries {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			test(t, newWorld(t, start(t, lab.RegistryOptions{})))
+			test(t, newWorld(t, start(t, lab.RegistryOptions{Volatile: true})))
 		})
 	}
 }
