@@ -52,7 +52,8 @@ func stepMain(step, orderFile string) int {
 	how, _ := os.ReadFile(filepath.Join(world, step))
 	switch string(how) {
 	case "hang":
-		select {}
+		fmt.Println("hanging")
+		time.Sleep(time.Hour)
 	case "die":
 		fmt.Println("something terrible")
 		return 7
@@ -166,10 +167,18 @@ func (w *world) write(t *testing.T, path, content string) {
 	lab.WriteFile(t, path, []byte(content))
 }
 
-func (w *world) job() sandbox.Job {
+// say tells one of the test's steps how to go wrong.
+func (w *world) say(t *testing.T, step, how string) {
+	t.Helper()
+	lab.WriteFile(t, filepath.Join(w.dir, step), []byte(how))
+}
+
+func (w *world) job() sandbox.Job { return jobOf(w.dir) }
+
+func jobOf(dir string) sandbox.Job {
 	return sandbox.Job{Order: kaniko.Order{
 		Image:      "app",
-		Source:     kaniko.Source{URL: w.dir, Ref: "refs/heads/master", Commit: strings.Repeat("8b07d4aa", 5), Time: time.Unix(1763750000, 0)},
+		Source:     kaniko.Source{URL: dir, Ref: "refs/heads/master", Commit: strings.Repeat("8b07d4aa", 5), Time: time.Unix(1763750000, 0)},
 		Path:       ".",
 		Dockerfile: "Dockerfile",
 		Platform:   "linux/amd64",

@@ -1,0 +1,118 @@
+package sandbox_test
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"towpath.dev/towpath/kaniko"
+)
+
+// TestStepsGoWrong tells the commit's own faults from the machinery's.
+func TestStepsGoWrong(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		step, how string
+		fault     bool
+		text      string
+		hint      string
+	}{
+		{"fetch", "fault", true, "fetch: submodules are not supported", "the whole output is in "},
+		{"fetch", "fail", false, "fetch: the host is away", "wait"},
+		{"fetch", "die", false, "fetch: ended with exit status 7 and no report: something terrible", ""},
+		{"fetch", "hang", false, "fetch: not done within 2s", ""},
+		{"publish", "fault", true, "publish: submodules are not supported", "the whole output is in "},
+		{"publish", "fail", false, "publish: the host is away", "wait"},
+		{"publish", "die", false, "publish: ended with exit status 7", ""},
+		{"publish", "hang", false, "publish: not done within 2s", ""},
+	} {
+		t.Run(c.step+" "+c.how, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nil)
+			w.dockerfile(t, "FROM scratch\nCOPY Dockerfile /\n")
+			w.say(t, c.step, c.how)
+			if c.how == "hang" {
+				w.builder.Timeout = 2 * time.Second
+			}
+			_, err := w.builder.Run(t.Context(), w.job())
+			var fault *kaniko.BuildError
+			if err == nil || errors.As(err, &fault) != c.fault || !strings.HasPrefix(err.Error(), c.text) {
+				t.Errorf("got %v (a fault: %t), want %q (%t)", err, fault != nil, c.text, c.fault)
+			}
+			var hinted interface{ Hint() string }
+			hint := ""
+			if errors.As(err, &hinted) {
+				hint = hinted.Hint()
+			}
+			if !strings.HasPrefix(hint, c.hint) || (c.hint == "") != (hint == "") {
+				t.Errorf("the hint is %q, want %q", hint, c.hint)
+			}
+			w.nothingLeft(t)
+		})
+	}
+}
+
+// TestStepsSeeNoneOfOurSecrets: a step gets directories by name, and of our
+// environment what it needs.
+func TestStepsSeeNoneOfOurSecrets(t *testing.T) {
+	t.Setenv("TOWPATH_PASSWORD", canary)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", canary)
+	t.Setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
+	t.Setenv("NO_PROXY", "*")
+	w := newWorld(t, nil)
+	w.dockerfile(t, "FROM scratch\nCOPY Dockerfile /\n")
+	if _, err := w.builder.Run(t.Context(), w.job()); err != nil {
+		t.Fatal(err)
+	}
+	log := w.log(t)
+	if strings.Contains(log, canary) {
+		t.Errorf("a step saw our environment:\n%s", grep(log, "environment of"))
+	}
+	for _, step := range []string{"fetch", "publish"} {
+		if !strings.Contains(log, "environment of "+step+" HTTPS_PROXY=http://proxy.example.com:3128") {
+			t.Errorf("%s does not know the proxy:\n%s", step, grep(log, "environment of"))
+		}
+	}
+}
+
+// TestRegistryAway is the machinery's fault: kaniko's last line says so.
+func TestRegistryAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.dockerfile(t, "FROM 10.99.0.1:5000/private/base:1\nRUN true\n")
+	_, err := w.builder.Run(t.Context(), w.job())
+	var fault *kaniko.BuildError
+	if err == nil || errors.As(err, &fault) {
+		t.Fatalf("got %v, want the machinery's error\n%s", err, end(w.log(t)))
+	}
+	var hinted interface{ Hint() string }
+	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "builder.sandbox.allow") {
+		t.Errorf("%v has no hint to allow the address", err)
+	}
+	w.nothingLeft(t)
+}
+
+// TestOrdersThatAreRefused never start anything.
+func TestOrdersThatAreRefused(t *testing.T) {
+	t.Parallel()
+	for text, edit := range map[string]func(*kaniko.Order){
+		"Dockerfile \"../Dockerfile\"":       func(o *kaniko.Order) { o.Dockerfile = "../Dockerfile" },
+		"platform \"windows/amd64\"":         func(o *kaniko.Order) { o.Platform = "windows/amd64" },
+		"build argument \"A=B\"":             func(o *kaniko.Order) { o.Args = map[string]string{"A=B": ""} },
+		"the order is for executor sha256:0": func(o *kaniko.Order) { o.Executor = "sha256:0" },
+		"an order needs an image":            func(o *kaniko.Order) { o.Image = "" },
+	} {
+		w := newWorld(t, nil)
+		job := w.job()
+		edit(&job.Order)
+		_, err := w.builder.Run(t.Context(), job)
+		if err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want %q", err, text)
+		}
+		if _, err := os.Stat(w.builder.Dir); err == nil {
+			t.Errorf("%s: something was started", text)
+		}
+	}
+}
