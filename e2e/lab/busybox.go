@@ -125,3 +125,17 @@ func ReadImageFile(t testing.TB, ref, path string) string {
 		}
 	}
 }
+
+// ImageDigest asks the registry which manifest a tag or digest names.
+func ImageDigest(t testing.TB, ref string) string {
+	t.Helper()
+	parsed, err := name.ParseReference(ref, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, err := remote.Head(parsed)
+	if err != nil {
+		t.Fatalf("%s: %v", ref, err)
+	}
+	return found.Digest.String()
+}

@@ -120,7 +120,8 @@ func (s *SSH) configure(o SSHOptions) string {
 	fmt.Fprintln(&config, strings.Join([]string{
 		"StrictModes no", "UsePAM no", "UseDNS no", "PermitRootLogin prohibit-password", "PrintMotd no",
 		"PasswordAuthentication no", "KbdInteractiveAuthentication no", "PidFile none", "LogLevel ERROR",
-		"SetEnv GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=" + os.DevNull,
+		// With SHLVL, bash spares itself the .bashrc of whoever runs the test.
+		"SetEnv SHLVL=1 GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=" + os.DevNull,
 	}, "\n"))
 	if !o.NoProtocol {
 		fmt.Fprintln(&config, "AcceptEnv GIT_PROTOCOL")

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"towpath.dev/towpath/config"
+)
+
+// Exit codes, as documented in the README.
+const (
+	exitOK     = 0 // all well
+	exitFailed = 1 // something failed, was refused, or is broken
+	exitUsage  = 2 // a mistake in the command line or the config
+)
+
+// streams is what a command reads and writes: results go to out, logs and
+// errors to err.
+type streams struct {
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+	env []string
+}
+
+// globals are the flags that every command has, and what follows from them.
+type globals struct {
+	streams
+	config    string
+	output    string
+	logFormat string
+	logLevel  string
+	log       *slog.Logger
+}
+
+// execute runs one command line and returns the exit code.
+func execute(ctx context.Context, args []string, std streams) int {
+	g := &globals{streams: std}
+	root := newRoot(g)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	printError(std.err, err)
+	return exitCode(err)
+}
+
+func newRoot(g *globals) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "towpath",
+		Short: "Pulls code all the way into a cluster: poll, verify, build, publish, signed bump",
+		Long: `Towpath polls application repositories, builds what moved on master with kaniko
+in a sandbox that holds no secrets, publishes and seals the image, and commits
+the new tag to the GitOps repository in a signed commit that Flux pulls.`,
+		SilenceErrors: true, SilenceUsage: true,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			return g.prepare()
+		},
+	}
+	root.SetIn(g.in)
+	root.SetOut(g.out)
+	root.SetErr(g.err)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{err, "see " + cmd.CommandPath() + " --help"}
+	})
+	flags := root.PersistentFlags()
+	flags.StringVar(&g.config, "config", "", "config file (default ./towpath.yaml, then /etc/towpath/towpath.yaml)")
+	flags.StringVar(&g.output, "output", "text", "how results are printed: text or json")
+	flags.StringVar(&g.logFormat, "log-format", "text", "how logs are printed: text or json")
+	flags.StringVar(&g.logLevel, "log-level", "info", "the least that is logged: debug, info, warn or error")
+	root.AddCommand(
+		newRun(g), newPlan(g), newStatus(g), newWhy(g), newCheck(g),
+		newKeygen(g), newVersion(g), newFetch(g), newPublish(g),
+	)
+	return root
+}
+
+// prepare checks the global flags and sets up the log.
+func (g *globals) prepare() error {
+	if g.output != "text" && g.output != "json" {
+		return usageError{fmt.Errorf("--output %q", g.output), "it is text or json"}
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(g.logLevel)); err != nil {
+		return usageError{fmt.Errorf("--log-level %q", g.logLevel), "it is debug, info, warn or error"}
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch g.logFormat {
+	case "text":
+		g.log = slog.New(slog.NewTextHandler(g.err, options))
+	case "json":
+		g.log = slog.New(slog.NewJSONHandler(g.err, options))
+	default:
+		return usageError{fmt.Errorf("--log-format %q", g.logFormat), "it is text or json"}
+	}
+	return nil
+}
+
+// usageError is a mistake in the command line.
+type usageError struct {
+	error
+	hint string
+}
+
+func (e usageError) Hint() string  { return e.hint }
+func (e usageError) Unwrap() error { return e.error }
+
+// several are errors that each deserve a line of their own.
+type several []error
+
+func (s several) Error() string { return errors.Join(s...).Error() }
+
+// printError prints an error as its line and, where a person can act, its
+// hint. Several get a line each.
+func printError(w io.Writer, err error) {
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		for _, problem := range problems {
+			printLine(w, problem.Error(), problem.Hint)
+		}
+		return
+	}
+	var many several
+	if errors.As(err, &many) {
+		for _, one := range many {
+			printError(w, one)
+		}
+		return
+	}
+	hint := ""
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		hint = hinted.Hint()
+	}
+	printLine(w, err.Error(), hint)
+}
+
+func printLine(w io.Writer, text, hint string) {
+	fmt.Fprintf(w, "towpath: error: %s\n", oneLine(text))
+	if hint != "" {
+		fmt.Fprintf(w, "towpath: hint: %s\n", oneLine(hint))
+	}
+}
+
+func oneLine(s string) string {
+	return strings.Join(strings.Fields(s), " ")
+}

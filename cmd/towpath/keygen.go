@@ -1,0 +1,117 @@
+package main
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"towpath.dev/towpath/gitops/trust"
+	"towpath.dev/towpath/kaniko/seal"
+)
+
+// keygen makes the two keys that a Towpath signs with. They differ so that a
+// thief of one can forge a bump or an image, but not both.
+type keygen struct {
+	*globals
+	secrets    string
+	email      string
+	signing    string
+	provenance string
+}
+
+func newKeygen(g *globals) *cobra.Command {
+	k := &keygen{globals: g}
+	cmd := &cobra.Command{
+		Use:   "keygen",
+		Short: "Make the signing keys, and print what their users need",
+		Long: `Makes two keys as directories below --secrets, one file per key, ready for
+the config's "secrets:" or for a Kubernetes Secret each:
+
+  towpath-signing      an SSH key that signs bump commits
+  towpath-provenance   a cosign key (ECDSA P-256) that signs the provenance of images
+
+It prints the public halves, and the line that belongs into git's allowed
+signers file. Nothing that exists is overwritten.`,
+		Args: noArguments,
+		RunE: func(*cobra.Command, []string) error { return k.run() },
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&k.secrets, "secrets", "secrets", "directory to make the secrets in")
+	flags.StringVar(&k.email, "email", "", "address that bumps are committed as: git.commit.author.email (required)")
+	flags.StringVar(&k.signing, "signing", "towpath-signing", "name of the signing key's secret")
+	flags.StringVar(&k.provenance, "provenance", "towpath-provenance", "name of the provenance key's secret")
+	return cmd
+}
+
+func (k *keygen) run() error {
+	if k.email == "" {
+		return usageError{errors.New("--email is missing"), "give the address that bumps are committed as: towpath keygen --email towpath@example.com"}
+	}
+	signing, provenance := filepath.Join(k.secrets, k.signing), filepath.Join(k.secrets, k.provenance)
+	for _, dir := range []string{signing, provenance} {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return hinted{fmt.Errorf("keygen: %s exists already", dir), "keys are never overwritten: move it away, or name another secret by --signing and --provenance"}
+		}
+	}
+	commits, allowed, err := trust.NewSigningKey(k.email, nil)
+	if err != nil {
+		return fmt.Errorf("keygen: %w", err)
+	}
+	commits["allowed_signers"] = []byte(allowed + "\n")
+	images, err := seal.NewKeyPair([]byte(rand.Text()))
+	if err != nil {
+		return fmt.Errorf("keygen: %w", err)
+	}
+	if err := writeSecret(signing, commits); err != nil {
+		return fmt.Errorf("keygen: %w", err)
+	}
+	if err := writeSecret(provenance, images); err != nil {
+		return fmt.Errorf("keygen: %w", err)
+	}
+
+	public := strings.TrimSpace(string(commits["identity.pub"]))
+	cosign := string(images["cosign.pub"])
+	return k.print(map[string]string{
+		"signing": signing, "provenance": provenance,
+		"publicKey": public, "allowedSigners": allowed, "cosignPublicKey": cosign,
+	}, func(w io.Writer) {
+		fmt.Fprintf(w, "Made %s and %s.\n\n", signing, provenance)
+		fmt.Fprintf(w, "The key that signs bumps. Register it with your forge as a signing key of Towpath's user:\n\n  %s\n\n", public)
+		fmt.Fprintf(w, "Its line for git's allowed signers file (git config gpg.ssh.allowedSignersFile FILE):\n\n  %s\n\n", allowed)
+		fmt.Fprintf(w, "The key that signs images (cosign verify-attestation --key cosign.pub --type slsaprovenance1 --insecure-ignore-tlog=true IMAGE):\n\n%s", cosign)
+	})
+}
+
+// writeSecret writes a secret as a directory that appears whole or not at all.
+func writeSecret(dir string, keys map[string][]byte) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
+		return err
+	}
+	unfinished, err := os.MkdirTemp(filepath.Dir(dir), ".keygen-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(unfinished)
+	for name, value := range keys {
+		if err := os.WriteFile(filepath.Join(unfinished, name), value, 0o600); err != nil {
+			return err
+		}
+	}
+	return os.Rename(unfinished, dir)
+}
+
+// hinted is an error with a next step.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Hint() string  { return h.hint }
+func (h hinted) Unwrap() error { return h.error }

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"towpath.dev/towpath/config"
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/reconcile"
+)
+
+// grace is how long what is in flight has to end after SIGTERM.
+const grace = 9 * time.Second
+
+func newRun(g *globals) *cobra.Command {
+	var once bool
+	var image string
+	cmd := &cobra.Command{
+		Use: "run", Args: noArguments,
+		Short: "Poll, build and promote until SIGTERM",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if image != "" && !once {
+				return usageError{errors.New("--image goes with --once"), "to stop single images, set suspend in the config"}
+			}
+			if once {
+				return g.runOnce(cmd.Context(), image)
+			}
+			return g.runDaemon(cmd.Context())
+		},
+	}
+	cmd.Flags().BoolVar(&once, "once", false, "one complete pass, waiting for its builds")
+	cmd.Flags().StringVar(&image, "image", "", "with --once: this image alone")
+	return cmd
+}
+
+// runOnce is one pass over every image, or one.
+func (g *globals) runOnce(ctx context.Context, image string) error {
+	cfg, w, groups, err := g.open(image)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	w.builder.Sweep(ctx)
+	loop := reconcile.Loop{Report: g.reporter(cfg)}
+	outcomes, err := within(ctx, func() []reconcile.Outcome { return loop.Once(ctx, groups) })
+	if err != nil {
+		return err
+	}
+	if err := g.print(outcomes, func(out io.Writer) { printOutcomes(out, outcomes) }); err != nil {
+		return err
+	}
+	return verdictOf(outcomes)
+}
+
+// runDaemon works until the context ends, and follows changes of the config.
+func (g *globals) runDaemon(ctx context.Context) error {
+	cfg, w, groups, err := g.open("")
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	w.builder.Sweep(ctx)
+	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
+
+	report := g.reporter(cfg)
+	loop := reconcile.Loop{Interval: cfg.Interval, Report: report}
+	snapshots := make(chan []reconcile.Group, 1)
+	snapshots <- groups
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) {
+			if err == nil {
+				groups, err = w.groups(next, "")
+			}
+			if err != nil {
+				g.log.Error("the changed config is wrong: the one before it stays in force", "error", oneLine(err.Error()))
+				return
+			}
+			g.log.Info("the config changed", "images", len(next.Images), "sources", len(groups))
+			select {
+			case snapshots <- groups:
+			case <-ctx.Done():
+			}
+		})
+	})
+	_, err = within(ctx, func() struct{} {
+		loop.Run(ctx, snapshots)
+		watching.Wait()
+		return struct{}{}
+	})
+	g.log.Info("towpath ends")
+	return err
+}
+
+// within runs work that ends soon after its context does, and gives up waiting
+// for it when the grace is over: the next start finds whatever it leaves.
+func within[T any](ctx context.Context, work func() T) (T, error) {
+	done := make(chan T, 1)
+	go func() { done <- work() }()
+	select {
+	case result := <-done:
+		return result, nil
+	case <-ctx.Done():
+	}
+	select {
+	case result := <-done:
+		return result, nil
+	case <-time.After(grace):
+		var none T
+		return none, fmt.Errorf("what was in flight did not end within %s of the signal", grace)
+	}
+}
+
+// open loads the config and wires it.
+func (g *globals) open(image string) (*config.Config, *wiring, []reconcile.Group, error) {
+	cfg, err := config.Load(config.Options{File: g.config})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	w := newWiring(g.log, g.progress())
+	groups, err := w.groups(cfg, image)
+	if err != nil {
+		return nil, nil, nil, errors.Join(err, w.close())
+	}
+	return cfg, w, groups, nil
+}
+
+// progress shows long steps on a terminal, and is nil elsewhere.
+func (g *globals) progress() func(string) {
+	if !terminal(g.err) {
+		return nil
+	}
+	return func(line string) { fmt.Fprintln(g.err, "  "+gitops.Line(line, 100)) }
+}
+
+// reporter logs outcomes and keeps their history. What has not changed since
+// the last round is logged at debug level.
+func (g *globals) reporter(cfg *config.Config) func(reconcile.Outcome) {
+	kept := openHistory(cfg.Cache)
+	last := map[string]reconcile.Outcome{}
+	return func(o reconcile.Outcome) {
+		name := o.Image + " " + o.Target
+		level := slog.LevelInfo
+		switch {
+		case same(last[name], o):
+			level = slog.LevelDebug
+		case !o.OK():
+			level = slog.LevelError
+		case o.State == reconcile.Held || o.State == reconcile.Behind:
+			level = slog.LevelWarn
+		}
+		last[name] = o
+		logOutcome(g.log, level, o)
+		if err := kept.append(o); err != nil {
+			g.log.Warn("no history is kept", "error", err)
+		}
+	}
+}
+
+func logOutcome(log *slog.Logger, level slog.Level, o reconcile.Outcome) {
+	fields := []any{"image", o.Image, "target", o.Target, "state", o.State}
+	for _, field := range [][2]string{
+		{"reason", o.Reason}, {"commit", o.Commit}, {"subject", o.Subject}, {"ref", o.Ref}, {"bump", o.Bump}, {"hint", o.Hint},
+	} {
+		if field[1] != "" {
+			fields = append(fields, field[0], field[1])
+		}
+	}
+	fields = append(fields, "took", o.Took.Round(time.Millisecond))
+	log.Log(context.Background(), level, "round", fields...)
+	for _, notice := range o.Notices {
+		log.Log(context.Background(), max(level, slog.LevelDebug), "notice", "image", o.Image, "target", o.Target, "text", notice)
+	}
+}
+
+// printOutcomes prints what became of each image, with what a person can do.
+func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "IMAGE\tTARGET\tSTATE\tCOMMIT\tREASON")
+	for _, o := range outcomes {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", o.Image, o.Target, o.State, short(o.Commit), gitops.Line(o.Reason, 400))
+	}
+	table.Flush()
+	for _, o := range outcomes {
+		if o.Hint != "" {
+			fmt.Fprintf(out, "%s → %s: %s\n", o.Image, o.Target, gitops.Line(o.Hint, 400))
+		}
+		for _, notice := range o.Notices {
+			fmt.Fprintf(out, "%s → %s: %s\n", o.Image, o.Target, gitops.Line(notice, 400))
+		}
+	}
+}
+
+// verdictOf is an error where a person has something to mend.
+func verdictOf(outcomes []reconcile.Outcome) error {
+	var failed several
+	for _, o := range outcomes {
+		if !o.OK() {
+			failed = append(failed, hinted{fmt.Errorf("%s → %s: %s: %s", o.Image, o.Target, o.State, gitops.Line(o.Reason, 1000)), o.Hint})
+		}
+	}
+	if len(failed) == 0 {
+		return nil
+	}
+	return failed
+}
+
+func short(hash string) string {
+	if len(hash) < 8 {
+		return "-"
+	}
+	return hash[:8]
+}

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/reconcile"
+)
+
+// row is how one image stands in one target.
+type row struct {
+	Image    string          `json:"image"`
+	Target   string          `json:"target"`
+	Head     string          `json:"head"`              // tip of the source branch
+	LastGood string          `json:"lastGood"`          // newest commit that may be built
+	Built    string          `json:"built"`             // its image is built and sealed: yes or no; failed as the history says
+	Bump     string          `json:"bump"`              // newest bump commit
+	Promoted string          `json:"promoted"`          // source commit of the ledger
+	State    reconcile.State `json:"state"`             //
+	Reason   string          `json:"reason,omitempty"`  //
+	Hint     string          `json:"hint,omitempty"`    //
+	Since    time.Time       `json:"since,omitzero"`    // when the ledger's entry was made
+	Notices  []string        `json:"notices,omitempty"` //
+}
+
+func newStatus(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Args: noArguments,
+		Short: "How every image stands in every target",
+		Long: `Reads the repositories, the ledger and the registry, and the history that the
+daemon left in its cache, and prints a line for each image and target. Changes
+nothing.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, w, groups, err := g.open("")
+			if err != nil {
+				return err
+			}
+			defer w.close()
+			past, err := readHistory(cfg.Cache)
+			if err != nil {
+				return err
+			}
+			rows := each(groups, func(d *reconcile.Delivery) row {
+				return rowOf(d.Look(cmd.Context()), newest(past, d.Image.Name, d.Target))
+			})
+			return g.print(rows, func(out io.Writer) { printRows(out, rows, len(past) > 0) })
+		},
+	}
+}
+
+// newest is the last outcome that the history has of a delivery.
+func newest(past []reconcile.Outcome, image, target string) reconcile.Outcome {
+	for i := len(past) - 1; i >= 0; i-- {
+		if past[i].Image == image && past[i].Target == target {
+			return past[i]
+		}
+	}
+	return reconcile.Outcome{}
+}
+
+func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
+	o := s.Outcome
+	r := row{
+		Image: o.Image, Target: o.Target, Head: o.Head, LastGood: o.Commit, Built: "no", Bump: o.Bump,
+		Promoted: o.Base, State: o.State, Reason: o.Reason, Hint: o.Hint, Notices: o.Notices,
+	}
+	if s.Built || s.Promoted.Standing == fleet.Holds && o.Commit == o.Base {
+		r.Built = "yes"
+	}
+	if entry := s.Promoted.Entry; entry != nil {
+		r.Since = entry.When
+	}
+	if s.Verdict.Action == reconcile.Promote && r.State == reconcile.Promoted {
+		r.State = reconcile.Planned
+		if last.Commit == o.Commit && !last.OK() {
+			r.State, r.Reason, r.Hint = last.State, last.Reason, last.Hint
+			if last.State == reconcile.Faulty {
+				r.Built = "failed"
+			}
+		}
+	}
+	return r
+}
+
+func printRows(out io.Writer, rows []row, past bool) {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "IMAGE\tTARGET\tHEAD\tLAST GOOD\tBUILT\tPROMOTED\tBUMP\tSTATE\tAGE")
+	for _, r := range rows {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Image, r.Target, short(r.Head), short(r.LastGood), r.Built,
+			short(r.Promoted), short(r.Bump), r.State, age(r.Since))
+	}
+	table.Flush()
+	for _, r := range rows {
+		if r.State == reconcile.Done {
+			continue
+		}
+		fmt.Fprintf(out, "%s → %s: %s\n", r.Image, r.Target, gitops.Line(r.Reason, 400))
+		if r.Hint != "" {
+			fmt.Fprintf(out, "  %s\n", gitops.Line(r.Hint, 400))
+		}
+	}
+	for _, r := range rows {
+		for _, notice := range r.Notices {
+			fmt.Fprintf(out, "%s → %s: %s\n", r.Image, r.Target, gitops.Line(notice, 400))
+		}
+	}
+	if !past {
+		fmt.Fprintln(out, "no history here: no daemon has written to this cache")
+	}
+}
+
+// age is how long ago something was, in its largest unit.
+func age(when time.Time) string {
+	if when.IsZero() {
+		return "-"
+	}
+	d := max(time.Since(when), 0)
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%ds", int(d.Seconds()))
+	case d < time.Hour:
+		return fmt.Sprintf("%dm", int(d.Minutes()))
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%dh", int(d.Hours()))
+	default:
+		return fmt.Sprintf("%dd", int(d.Hours()/24))
+	}
+}

@@ -1,0 +1,242 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/fluxcd/pkg/git"
+	"github.com/spf13/cobra"
+
+	"towpath.dev/towpath/config"
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/source"
+	"towpath.dev/towpath/gitops/wire"
+	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/dockerfile"
+	"towpath.dev/towpath/kaniko/publish"
+	"towpath.dev/towpath/kaniko/registry"
+)
+
+// newFetch is the first step of a build: hidden, since builders start it.
+func newFetch(g *globals) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "fetch", Hidden: true, Args: noArguments,
+		Short: "Step 1 of a build: the exact commit, into a directory",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var step kaniko.Fetch
+			if err := readStep(file, &step); err != nil {
+				return err
+			}
+			return finish(step.Report, fetch(cmd.Context(), step, g.err))
+		},
+	}
+	cmd.Flags().StringVar(&file, "order", "", "the step's order, a JSON file")
+	return cmd
+}
+
+// newPublish is the last step of a build: hidden, since builders start it.
+func newPublish(g *globals) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: "publish", Hidden: true, Args: noArguments,
+		Short: "Step 3 of a build: what kaniko left, to the registry",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var step kaniko.Publish
+			if err := readStep(file, &step); err != nil {
+				return err
+			}
+			return finish(step.Report, publish.Run(cmd.Context(), step, publish.Options{Secret: readSecret}))
+		},
+	}
+	cmd.Flags().StringVar(&file, "order", "", "the step's order, a JSON file")
+	return cmd
+}
+
+func readStep(file string, into any) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return usageError{fmt.Errorf("--order: %w", err), "builders run this; people use towpath run"}
+	}
+	if err := json.Unmarshal(content, into); err != nil {
+		return usageError{fmt.Errorf("--order %s: %w", file, err), "builders run this; people use towpath run"}
+	}
+	return nil
+}
+
+// finish writes a step's report and turns a failed one into the exit code.
+func finish(file string, report kaniko.Report) error {
+	content, err := json.Marshal(report)
+	if err == nil {
+		err = os.WriteFile(file, content, 0o600)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("write the report: %w", err)
+	case report.Error != "":
+		return hinted{errors.New(report.Error), report.Hint}
+	}
+	return nil
+}
+
+// readSecret reads the secret in a directory.
+func readSecret(dir string) (map[string][]byte, error) {
+	return config.Secrets{Dir: filepath.Dir(dir)}.Read(filepath.Base(dir))
+}
+
+// fetch brings the commit's files, refuses a Dockerfile that kaniko would not
+// carry out as written, and pulls the base images that need a credential.
+func fetch(ctx context.Context, step kaniko.Fetch, progress io.Writer) kaniko.Report {
+	warnings, err := fetchAll(ctx, step, progress)
+	report := kaniko.Report{Warnings: warnings}
+	if err != nil {
+		report.Error = err.Error()
+		var own interface{ Hint() string }
+		if errors.As(err, &own) {
+			report.Hint = own.Hint()
+		}
+		var refused *source.RefusedError
+		var notAllowed *registry.NotAllowedError
+		var dockerfileFault *dockerfileError
+		report.Fault = errors.As(err, &refused) || errors.As(err, &notAllowed) || errors.As(err, &dockerfileFault)
+	}
+	return report
+}
+
+func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]string, error) {
+	order := step.Order
+	commit, err := gitops.ParseHash(order.Source.Commit)
+	if err != nil {
+		return nil, err
+	}
+	remote, err := wire.New(wire.Options{URL: order.Source.URL, Auth: gitAuth(order.Source.URL, step.GitSecret), Insecure: step.Insecure})
+	if err != nil {
+		return nil, err
+	}
+	defer remote.Close()
+	exported, err := source.Export(ctx, remote, commit, source.ExportOptions{Dir: step.Context, Path: order.Path})
+	if err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(progress, "fetched %s: %d files, %d bytes\n", gitops.Short(commit), exported.Files, exported.Bytes)
+	warnings, bases, err := readDockerfile(step)
+	if err != nil {
+		return warnings, err
+	}
+	return warnings, pullBases(ctx, step, bases, progress)
+}
+
+// gitAuth reads a git credential anew at each use; nil without a secret.
+func gitAuth(address, secretDir string) func() (*git.AuthOptions, error) {
+	if secretDir == "" {
+		return nil
+	}
+	return func() (*git.AuthOptions, error) {
+		keys, err := readSecret(secretDir)
+		if err != nil {
+			return nil, err
+		}
+		parsed, err := gitURL(address)
+		if err != nil {
+			return nil, err
+		}
+		auth, err := git.NewAuthOptions(*parsed, keys)
+		if err != nil {
+			return nil, fmt.Errorf("secret %s: %w", filepath.Base(secretDir), err)
+		}
+		return auth, nil
+	}
+}
+
+// gitURL reads a URL or git's short form for SSH, user@host:path.
+func gitURL(address string) (*url.URL, error) {
+	if !strings.Contains(address, "://") {
+		if host, path, ok := strings.Cut(address, ":"); ok {
+			address = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")
+		}
+	}
+	return url.Parse(address)
+}
+
+// dockerfileError is a Dockerfile that cannot be built as it is written.
+type dockerfileError struct {
+	file string
+	err  error
+}
+
+func (e *dockerfileError) Error() string { return e.file + ": " + e.err.Error() }
+func (e *dockerfileError) Unwrap() error { return e.err }
+func (e *dockerfileError) Hint() string {
+	return "change the Dockerfile: the same commit is not built again"
+}
+
+// readDockerfile judges the Dockerfile and lists the bases it asks for.
+func readDockerfile(step kaniko.Fetch) (warnings []string, bases []dockerfile.Base, err error) {
+	order := step.Order
+	context, err := os.OpenRoot(step.Context)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer context.Close()
+	content, err := context.ReadFile(filepath.FromSlash(order.Dockerfile))
+	if err != nil {
+		var place *os.PathError
+		if errors.As(err, &place) {
+			err = place.Err
+		}
+		return nil, nil, &dockerfileError{order.Dockerfile, err}
+	}
+	build := dockerfile.Build{Args: order.Args, Target: order.Target, Platform: order.Platform}
+	findings, err := dockerfile.Lint(content, build)
+	if err != nil {
+		return nil, nil, &dockerfileError{order.Dockerfile, err}
+	}
+	var refusals []error
+	for _, finding := range findings {
+		if finding.Refuse {
+			refusals = append(refusals, errors.New(finding.String()))
+		} else {
+			warnings = append(warnings, order.Dockerfile+": "+finding.String())
+		}
+	}
+	if len(refusals) > 0 {
+		return warnings, nil, &dockerfileError{order.Dockerfile, errors.Join(refusals...)}
+	}
+	if bases, err = dockerfile.Bases(content, build); err != nil {
+		return warnings, nil, &dockerfileError{order.Dockerfile, err}
+	}
+	return warnings, bases, nil
+}
+
+// pullBases pulls the bases that the config allows to where kaniko looks
+// first. The others are kaniko's to pull, without a credential.
+func pullBases(ctx context.Context, step kaniko.Fetch, bases []dockerfile.Base, progress io.Writer) error {
+	pull := step.Order.Pull
+	if len(pull.Allow) == 0 {
+		return nil
+	}
+	puller := registry.Bases{
+		Options: registry.Options{Insecure: step.Insecure, SecretName: pull.Secret},
+		Allow:   pull.Allow, Platform: step.Order.Platform, Directory: step.Bases,
+	}
+	if step.PullSecret != "" {
+		puller.Secret = func() (map[string][]byte, error) { return readSecret(step.PullSecret) }
+	}
+	for _, base := range bases {
+		if !puller.Allowed(base.Image) {
+			continue
+		}
+		fmt.Fprintf(progress, "pulling %s\n", base.Image)
+		if err := puller.Pull(ctx, base.Image); err != nil {
+			return fmt.Errorf("base image, line %d of %s: %w", base.Line, step.Order.Dockerfile, err)
+		}
+	}
+	return nil
+}

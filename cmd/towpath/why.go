@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/reconcile"
+)
+
+// gate is one thing that has to be passed on the way to production.
+type gate struct {
+	Gate    string    `json:"gate"`
+	Verdict string    `json:"verdict"` // passed, waiting, stopped, or unknown
+	Detail  string    `json:"detail,omitempty"`
+	When    time.Time `json:"when,omitzero"`
+}
+
+// answer is what `why` says of one image in one target.
+type answer struct {
+	Image   string              `json:"image"`
+	Target  string              `json:"target"`
+	State   reconcile.State     `json:"state"`
+	Gates   []gate              `json:"gates"`
+	Next    string              `json:"next,omitempty"` // what to do
+	History []reconcile.Outcome `json:"history,omitempty"`
+}
+
+func newWhy(g *globals) *cobra.Command {
+	return &cobra.Command{
+		Use:   "why IMAGE|COMMIT|DIGEST|BUMP",
+		Short: "Every gate on the way to production, its verdict, and what to do next",
+		Long: `Says why an image stands as it does. X is an image's name, a source commit, an
+image's digest or a bump commit; hashes may be cut to 7 digits or more. Changes
+nothing.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usageError{errors.New("why takes one argument"), "towpath why IMAGE, or a commit, a digest or a bump"}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return g.why(cmd.Context(), args[0]) },
+	}
+}
+
+func (g *globals) why(ctx context.Context, what string) error {
+	cfg, w, groups, err := g.open("")
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	past, err := readHistory(cfg.Cache)
+	if err != nil {
+		return err
+	}
+	named := cfg.Image(what) != nil
+	answers := each(groups, func(d *reconcile.Delivery) *answer {
+		if named && d.Image.Name != what {
+			return nil
+		}
+		s := d.Look(ctx)
+		var history []reconcile.Outcome
+		for _, o := range past {
+			if o.Image == d.Image.Name && o.Target == d.Target && (named || mentions(o, what)) {
+				history = append(history, o)
+			}
+		}
+		if !named && !mentions(s.Outcome, what) && len(history) == 0 {
+			return nil
+		}
+		return answerOf(s, history)
+	})
+	var found []*answer
+	for _, a := range answers {
+		if a != nil {
+			found = append(found, a)
+		}
+	}
+	if len(found) == 0 {
+		return hinted{fmt.Errorf("why %s: no image, commit, digest or bump of that name is known", gitops.Line(what, 80)),
+			"towpath status lists the images; older commits are known only to the history of the daemon's cache"}
+	}
+	return g.print(found, func(out io.Writer) {
+		for i, a := range found {
+			if i > 0 {
+				fmt.Fprintln(out)
+			}
+			printAnswer(out, a)
+		}
+	})
+}
+
+// mentions tells whether an outcome is about a commit, a digest or a bump,
+// which may be cut to 7 digits.
+func mentions(o reconcile.Outcome, what string) bool {
+	what = strings.TrimPrefix(strings.ToLower(what), "sha256:")
+	if len(what) < 7 {
+		return false
+	}
+	for _, hash := range []string{o.Head, o.Commit, o.Base, o.Bump} {
+		if strings.HasPrefix(hash, what) {
+			return true
+		}
+	}
+	for _, ref := range []string{o.Ref, o.Promoted} {
+		if _, digest, ok := strings.Cut(ref, "@sha256:"); ok && strings.HasPrefix(digest, what) {
+			return true
+		}
+	}
+	return false
+}
+
+// Verdicts of gates.
+const (
+	passed  = "passed"
+	waiting = "waiting"
+	stopped = "stopped"
+	unknown = "unknown"
+)
+
+func answerOf(s reconcile.Sight, history []reconcile.Outcome) *answer {
+	o := s.Outcome
+	a := &answer{Image: o.Image, Target: o.Target, State: o.State, Next: o.Hint, History: history}
+	if o.Err != nil && s.Choice.Commit.Hash.IsZero() {
+		a.Gates = append(a.Gates, gate{Gate: "observe", Verdict: unknown, Detail: o.Reason})
+		return a
+	}
+	var last reconcile.Outcome
+	for _, one := range history {
+		if one.Commit == o.Commit {
+			last = one
+		}
+	}
+	a.Gates = []gate{sourceGate(s), verifyGate(s), descentGate(s), buildGate(s, last), promoteGate(s)}
+	if last.Hint != "" && a.Next == "" {
+		a.Next = last.Hint
+	}
+	return a
+}
+
+func sourceGate(s reconcile.Sight) gate {
+	head := s.Choice.Head
+	return gate{"source", passed, fmt.Sprintf("the branch is at %s %s, by %s", gitops.Short(head.Hash), head.Subject, head.Author.Name), head.Committer.When}
+}
+
+func verifyGate(s reconcile.Sight) gate {
+	if len(s.Choice.Refused) > 0 {
+		var texts []string
+		for _, refusal := range s.Choice.Refused {
+			texts = append(texts, gitops.Short(refusal.Commit.Hash)+" "+refusal.Reason)
+		}
+		return gate{Gate: "verify", Verdict: stopped, Detail: strings.Join(texts, "; ")}
+	}
+	detail := "mode none: anything on the branch may be built"
+	if s.Choice.Accepted != "" {
+		detail = "accepted by the config: " + s.Choice.Accepted
+	}
+	return gate{Gate: "verify", Verdict: passed, Detail: detail}
+}
+
+func descentGate(s reconcile.Sight) gate {
+	commit := gitops.Short(s.Choice.Commit.Hash)
+	if s.Promoted.Entry == nil {
+		return gate{Gate: "descent", Verdict: passed, Detail: "nothing was promoted before " + commit}
+	}
+	base := gitops.Short(s.Promoted.Entry.Source)
+	switch s.Choice.Relation {
+	case gitops.Same:
+		return gate{Gate: "descent", Verdict: passed, Detail: base + " is the promoted commit, and nothing watched has changed since"}
+	case gitops.Ahead:
+		return gate{Gate: "descent", Verdict: passed, Detail: commit + " descends from the promoted " + base}
+	default:
+		verdict := stopped
+		if s.Verdict.Accepted != "" {
+			verdict = passed
+		}
+		return gate{Gate: "descent", Verdict: verdict, Detail: fmt.Sprintf("%s is %s to the promoted %s", commit, s.Choice.Relation, base)}
+	}
+}
+
+func buildGate(s reconcile.Sight, last reconcile.Outcome) gate {
+	switch {
+	case s.Built:
+		return gate{Gate: "build", Verdict: passed, Detail: s.Image.Ref() + ", sealed by us"}
+	case s.Choice.Relation == gitops.Same && s.Promoted.Entry != nil && s.Promoted.Entry.Ref != "":
+		return gate{Gate: "build", Verdict: passed, Detail: s.Promoted.Entry.Ref, When: s.Promoted.Entry.When}
+	case last.State == reconcile.Faulty:
+		return gate{Gate: "build", Verdict: stopped, Detail: last.Reason, When: last.Time}
+	case last.Time.IsZero():
+		return gate{Gate: "build", Verdict: waiting, Detail: "not built; no history here of an attempt"}
+	default:
+		return gate{Gate: "build", Verdict: waiting, Detail: fmt.Sprintf("not built; the last round said %s: %s", last.State, last.Reason), When: last.Time}
+	}
+}
+
+func promoteGate(s reconcile.Sight) gate {
+	g := gate{Gate: "promote", Detail: s.Verdict.Reason}
+	if entry := s.Promoted.Entry; entry != nil {
+		g.When = entry.When
+		g.Detail += fmt.Sprintf(" (bump %s)", gitops.Short(entry.Bump))
+	}
+	switch s.Verdict.State {
+	case reconcile.Done:
+		g.Verdict = passed
+	case reconcile.Promoted, reconcile.Proposed, reconcile.Watching:
+		g.Verdict = waiting
+	default:
+		g.Verdict = stopped
+	}
+	return g
+}
+
+func printAnswer(out io.Writer, a *answer) {
+	fmt.Fprintf(out, "%s → %s: %s\n", a.Image, a.Target, a.State)
+	for _, g := range a.Gates {
+		when := ""
+		if !g.When.IsZero() {
+			when = "  " + g.When.UTC().Format("2006-01-02 15:04:05Z")
+		}
+		fmt.Fprintf(out, "  %-8s %-8s %s%s\n", g.Gate, g.Verdict, gitops.Line(g.Detail, 1000), when)
+	}
+	if a.Next != "" {
+		fmt.Fprintf(out, "  next:    %s\n", gitops.Line(a.Next, 1000))
+	}
+	if len(a.History) == 0 {
+		fmt.Fprintln(out, "  no history here: no daemon has written about it to this cache")
+		return
+	}
+	fmt.Fprintln(out, "  history:")
+	for _, o := range a.History[max(0, len(a.History)-10):] {
+		fmt.Fprintf(out, "    %s  %s %s  %s\n", o.Time.UTC().Format("2006-01-02 15:04:05Z"), o.State, short(o.Commit), gitops.Line(o.Reason, 300))
+	}
+}

@@ -1,0 +1,308 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"towpath.dev/towpath/config"
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/marker"
+	"towpath.dev/towpath/gitops/source"
+	"towpath.dev/towpath/gitops/trust"
+	"towpath.dev/towpath/gitops/wire"
+	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/sandbox"
+	"towpath.dev/towpath/reconcile"
+)
+
+// wiring turns configs into deliveries. It keeps what is open (repositories,
+// targets, the builder) from one config to the next, as long as the config
+// says the same about it.
+type wiring struct {
+	log      *slog.Logger
+	progress func(string)
+
+	mu      sync.Mutex
+	config  *config.Config // the newest: what results are checked against
+	sources map[string]*source.Repository
+	fleets  map[string]*fleet.Fleet
+	remotes []*wire.Remote
+	builds  *reconcile.Builds
+	builder *sandbox.Builder
+	built   string // digest of the config's builder that builds and builder were made for
+}
+
+func newWiring(log *slog.Logger, progress func(string)) *wiring {
+	return &wiring{
+		log: log, progress: progress,
+		sources: map[string]*source.Repository{}, fleets: map[string]*fleet.Fleet{},
+	}
+}
+
+// groups makes the deliveries of a config, or of one image of it, grouped by
+// source. From now on results are checked against this config.
+func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, error) {
+	if only != "" && cfg.Image(only) == nil {
+		return nil, usageError{fmt.Errorf("--image %s: the config has no such image", only), "towpath status lists them"}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.prepareBuilder(cfg); err != nil {
+		return nil, err
+	}
+	w.config = cfg
+
+	var groups []reconcile.Group
+	index := map[string]int{}
+	for i := range cfg.Images {
+		image := &cfg.Images[i]
+		if only != "" && image.Name != only {
+			continue
+		}
+		repository, name, err := w.source(cfg, image)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", image.Name, err)
+		}
+		at, known := index[name]
+		if !known {
+			at = len(groups)
+			index[name] = at
+			groups = append(groups, reconcile.Group{Name: name})
+		}
+		for _, target := range image.Targets(cfg) {
+			delivery, err := w.delivery(cfg, image, target, repository)
+			if err != nil {
+				return nil, fmt.Errorf("image %s: %w", image.Name, err)
+			}
+			groups[at].Deliveries = append(groups[at].Deliveries, delivery)
+		}
+	}
+	return groups, nil
+}
+
+// delivery wires one image to one target.
+func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *config.Target, repository *source.Repository) (*reconcile.Delivery, error) {
+	policy, err := marker.ParsePolicy(image.Policy)
+	if err != nil {
+		return nil, err
+	}
+	gitopsTarget, err := w.fleet(cfg, target)
+	if err != nil {
+		return nil, fmt.Errorf("target %s: %w", target.Name, err)
+	}
+	accept := map[gitops.Hash]string{}
+	for _, word := range image.Source.Accept {
+		commit, err := gitops.ParseHash(word.Commit)
+		if err != nil {
+			return nil, err
+		}
+		accept[commit] = word.Reason
+	}
+	digest := image.Digest(cfg)
+	return &reconcile.Delivery{
+		Image:     fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest},
+		Target:    target.Name,
+		Rules:     reconcile.Rules{Observe: image.Start == config.StartObserve, HoldAfterRevert: target.AfterRevert == config.RevertHold},
+		Query:     source.Query{Branch: image.Source.Branch, Watch: image.Source.Watch, Accept: accept},
+		SourceURL: image.Source.URL,
+		SourceRef: "refs/heads/" + image.Source.Branch,
+		Suspended: image.Suspended(cfg),
+		Order:     func(commit gitops.Commit) (kaniko.Order, error) { return w.order(image, commit) },
+		Current:   func() bool { return w.current(image.Name, digest) },
+		Source:    repository,
+		Images:    w.images(cfg, image),
+		Builds:    w.builds,
+		Fleet:     gitopsTarget,
+	}, nil
+}
+
+// current tells whether the newest config says the same about an image.
+func (w *wiring) current(name, digest string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	image := w.config.Image(name)
+	return image != nil && image.Digest(w.config) == digest
+}
+
+// order is what to build for a commit.
+func (w *wiring) order(image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
+	executor, err := w.builder.ExecutorDigest()
+	if err != nil {
+		return kaniko.Order{}, err
+	}
+	when := commit.Committer.When
+	tag, err := image.Tag(image.Source.Branch, commit.Hash.String(), when)
+	if err != nil {
+		return kaniko.Order{}, err
+	}
+	return kaniko.Order{
+		Image:      image.Name,
+		Source:     kaniko.Source{URL: image.Source.URL, Ref: "refs/heads/" + image.Source.Branch, Commit: commit.Hash.String(), Time: when.UTC()},
+		Path:       image.Source.Path,
+		Dockerfile: image.Build.Dockerfile,
+		Target:     image.Build.Target,
+		Args:       image.Build.Args,
+		Platform:   image.Build.Platforms[0],
+		Executor:   executor,
+		Policy:     image.Source.Verify.Digest(),
+		Destination: kaniko.Destination{
+			Repository: image.Destination.Repository, Insecure: image.Destination.Insecure, Tag: tag,
+		},
+		Pull: kaniko.Pull{Secret: image.Build.Pull.SecretRef.Name, Allow: image.Build.Pull.Allow},
+	}, nil
+}
+
+// source opens an application repository, once for each URL and credential.
+func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Repository, string, error) {
+	secret := cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name)
+	name := image.Source.URL
+	if secret != "" {
+		name += " with secret " + secret
+	}
+	if open := w.sources[name]; open != nil {
+		return open, name, nil
+	}
+	remote, err := w.remote(cfg, image.Source.URL, secret)
+	if err != nil {
+		return nil, "", err
+	}
+	repository, err := source.Open(source.Options{URL: image.Source.URL, Remote: remote, Dir: filepath.Join(cfg.Cache, "sources", digestOf(name))})
+	if err != nil {
+		return nil, "", err
+	}
+	w.sources[name] = repository
+	return repository, name, nil
+}
+
+// fleet opens a target, once for each way that the config describes it.
+func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet, error) {
+	secret := cfg.GitSecret(target.URL, target.SecretRef.Name)
+	name := digestOf(target, secret, cfg.Secrets, cfg.Interval)
+	if open := w.fleets[name]; open != nil {
+		return open, nil
+	}
+	remote, err := w.remote(cfg, target.URL, secret)
+	if err != nil {
+		return nil, err
+	}
+	secrets := config.Secrets{Dir: cfg.Secrets}
+	key := target.Git.Commit.SigningKey
+	kind, keyName := string(key.Type), key.SecretRef.Name
+	options := fleet.Options{
+		Name: target.Name, URL: target.URL, Branch: target.Branch(), Path: target.Path(),
+		Author:   gitops.Person{Name: target.Git.Commit.Author.Name, Email: target.Git.Commit.Author.Email},
+		Template: target.Git.Commit.MessageTemplate, Values: target.Git.Commit.MessageTemplateValues,
+		Remote: remote,
+		Dir:    filepath.Join(cfg.Cache, "targets", target.Name+"-"+name),
+		Signer: func() (*trust.Signer, error) {
+			keys, err := secrets.Read(keyName)
+			if err != nil {
+				return nil, err
+			}
+			return trust.LoadSigner(kind, keys)
+		},
+		Keys: func() (*trust.Keyring, error) {
+			keys, err := secrets.Read(keyName)
+			if err != nil {
+				return nil, err
+			}
+			return trust.OwnKeys(kind, keys)
+		},
+		MaxAge: cfg.Interval / 4,
+		Log:    w.log,
+	}
+	if push := target.Git.Push; push != nil {
+		options.PushBranch, options.Refspec, options.PushOptions = push.Branch, push.Refspec, push.Options
+	}
+	open, err := fleet.Open(options)
+	if err != nil {
+		return nil, err
+	}
+	w.fleets[name] = open
+	return open, nil
+}
+
+func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remote, error) {
+	dir := ""
+	if secret != "" {
+		dir = config.Secrets{Dir: cfg.Secrets}.Directory(secret)
+	}
+	remote, err := wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir)})
+	if err != nil {
+		return nil, err
+	}
+	w.remotes = append(w.remotes, remote)
+	return remote, nil
+}
+
+// prepareBuilder makes the builder that the config describes, unless the one
+// there is still it.
+func (w *wiring) prepareBuilder(cfg *config.Config) error {
+	digest := digestOf(cfg.Builder, cfg.Cache)
+	if w.builder != nil && w.built == digest {
+		return nil
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("builder: %w", err)
+	}
+	w.builder = &sandbox.Builder{
+		Self: self, Executor: cfg.Builder.Kaniko.Executor, Runtime: cfg.Builder.Sandbox.Runtime,
+		Dir:    filepath.Join(cfg.Cache, "builds"),
+		Memory: int64(cfg.Builder.Sandbox.Memory), Pids: cfg.Builder.Sandbox.PIDs,
+		Timeout: cfg.Builder.Timeout, Allow: cfg.Builder.Sandbox.Allow, Args: cfg.Builder.Kaniko.Args,
+		Log: w.log,
+	}
+	w.builds = reconcile.NewBuilds(cfg.Builder.Concurrency)
+	w.built = digest
+	return nil
+}
+
+// close gives up everything that is open.
+func (w *wiring) close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var all []error
+	for _, open := range w.fleets {
+		all = append(all, open.Close())
+	}
+	for _, open := range w.sources {
+		all = append(all, open.Close())
+	}
+	for _, remote := range w.remotes {
+		all = append(all, remote.Close())
+	}
+	return errors.Join(all...)
+}
+
+// openFleet and openRemote are fleet and remote for who does not hold the lock.
+func (w *wiring) openFleet(cfg *config.Config, target *config.Target) (*fleet.Fleet, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fleet(cfg, target)
+}
+
+func (w *wiring) openRemote(cfg *config.Config, address, secret string) (*wire.Remote, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.remote(cfg, address, secret)
+}
+
+// digestOf names what a setting says, so that what was opened for it is kept as
+// long as it says the same.
+func digestOf(settings ...any) string {
+	encoded, err := json.Marshal(settings)
+	if err != nil {
+		panic(fmt.Sprintf("settings always encode: %v", err))
+	}
+	sum := sha256.Sum256(encoded)
+	return hex.EncodeToString(sum[:6])
+}
