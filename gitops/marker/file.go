@@ -7,6 +7,7 @@ import (
 	"io"
 	"regexp"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -172,6 +173,9 @@ func unreadable(src []byte, err error) *Error {
 	}
 	if line == 0 {
 		line = oddLine(src)
+	}
+	if line == 0 && !strings.HasPrefix(reason, "unknown anchor") {
+		line = 1 // of which the library says nothing
 	}
 	return &Error{Line: line, Reason: "no YAML: " + gitops.Line(reason, 200)}
 }

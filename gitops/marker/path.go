@@ -120,7 +120,8 @@ func objectName(n *yaml.Node) string {
 	return clean(kind + " " + name)
 }
 
-// scalarAt is the scalar that the keys lead to; empty if there is none.
+// scalarAt is the scalar that the keys lead to; empty if there is none, and if
+// it may have a marker: what an edit can change is no name.
 func scalarAt(n *yaml.Node, keys ...string) string {
 	for _, key := range keys {
 		if n == nil || n.Kind != yaml.MappingNode {
@@ -135,7 +136,7 @@ func scalarAt(n *yaml.Node, keys ...string) string {
 		}
 		n = found
 	}
-	if n == nil || n.Kind != yaml.ScalarNode {
+	if n == nil || n.Kind != yaml.ScalarNode || alludes([]byte(n.LineComment)) || alludes([]byte(n.HeadComment)) {
 		return ""
 	}
 	return n.Value

@@ -25,7 +25,7 @@ type span struct {
 // scalar finds a scalar's bytes and makes sure that they say what the library
 // has read. An error says why these bytes cannot be replaced.
 func (t *text) scalar(n *yaml.Node, flow bool) (span, error) {
-	start, err := t.content(n)
+	start, err := t.content(n, t.offset(n.Line, n.Column))
 	if err != nil {
 		return span{}, err
 	}
@@ -43,10 +43,9 @@ func (t *text) scalar(n *yaml.Node, flow bool) (span, error) {
 	}
 }
 
-// content finds where a scalar's content begins: behind its anchor and tag,
-// where the library's position points if there are any.
-func (t *text) content(n *yaml.Node) (int, error) {
-	i := t.offset(n.Line, n.Column)
+// content finds where the content of a scalar begins whose place is i: behind
+// its anchor and tag, which the library counts in.
+func (t *text) content(n *yaml.Node, i int) (int, error) {
 	if i < 0 {
 		return 0, errLost
 	}
@@ -71,7 +70,7 @@ func (t *text) content(n *yaml.Node) (int, error) {
 			return i, nil
 		}
 		i = t.skipBlanks(i)
-		if i == len(t.src) || breakAt(t.src, i) > 0 {
+		if i == len(t.src) || breakAt(t.src, i) > 0 || t.src[i] == '#' {
 			return 0, fmt.Errorf("its value is on another line than the anchor or tag before it")
 		}
 	}

@@ -84,8 +84,8 @@ func (t *text) anyMentions() []suspect {
 // one of these begins no comment.
 type commentScan struct {
 	*text
-	scalars  []*yaml.Node // in the file's order
-	extentOf int          // the scalar whose extent is kept; lines of one block scalar ask again and again
+	scalars  []placed // in the file's order
+	extentOf int      // the scalar whose extent is kept; lines of one block scalar ask again and again
 	extent   int
 }
 
@@ -112,26 +112,27 @@ func (c *commentScan) alluding() []int {
 // comment finds where the comment on a line begins; -1 if there is none.
 func (c *commentScan) comment(row, end int) int {
 	start := c.starts[row]
-	next, _ := slices.BinarySearchFunc(c.scalars, row+1, func(n *yaml.Node, line int) int { return n.Line - line })
+	next, _ := slices.BinarySearchFunc(c.scalars, row+1, func(s placed, line int) int { return s.node.Line - line })
 	i := start
 	if next > 0 {
-		i = max(i, c.reach(next-1))
+		i = max(i, c.reachFromAbove(next-1))
 	}
 	column := 1 + runes(c.src[start:min(i, end)])
 	for i < end {
-		for next < len(c.scalars) && c.scalars[next].Line == row+1 && c.scalars[next].Column < column {
+		for next < len(c.scalars) && c.scalars[next].node.Line == row+1 && c.scalars[next].node.Column < column {
 			next++
 		}
 		to := i + 1
 		for to < end && c.src[to]&0xC0 == 0x80 {
 			to++
 		}
-		if next < len(c.scalars) && c.scalars[next].Line == row+1 && c.scalars[next].Column == column {
-			if style := c.scalars[next].Style; style&(yaml.DoubleQuotedStyle|yaml.SingleQuotedStyle) != 0 {
-				to = max(to, c.reach(next))
+		switch {
+		case next < len(c.scalars) && c.scalars[next].node.Line == row+1 && c.scalars[next].node.Column == column:
+			if c.scalars[next].node.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 { // a comment may follow the header
+				to = max(to, c.reach(next, i))
 			}
 			next++
-		} else if c.src[i] == '#' && (i == start || bytes.IndexByte([]byte(" \t\"'],}"), c.src[i-1]) >= 0) {
+		case c.src[i] == '#' && (i == start || bytes.IndexByte([]byte(" \t\"'],}"), c.src[i-1]) >= 0):
 			return i
 		}
 		column += runes(c.src[i:min(to, end)])
@@ -151,15 +152,29 @@ func runes(b []byte) int {
 	return n
 }
 
-// reach is where the k-th scalar ends if it is quoted or a block scalar; 0
-// otherwise, since a plain scalar ends where a comment begins.
-func (c *commentScan) reach(k int) int {
+// reachFromAbove is where the k-th scalar, which begins on a line above, ends;
+// 0 if that is not known or does not matter, as with a plain one, which no
+// comment can be inside of.
+func (c *commentScan) reachFromAbove(k int) int {
+	if c.extentOf == k {
+		return c.extent
+	}
+	n := c.scalars[k].node
+	if n.Style&^yaml.TaggedStyle == 0 {
+		return 0
+	}
+	return c.reach(k, c.offset(n.Line, n.Column))
+}
+
+// reach is where the k-th scalar ends whose place is i, a plain one on its
+// first line; 0 if that is not known.
+func (c *commentScan) reach(k, i int) int {
 	if c.extentOf == k {
 		return c.extent
 	}
 	c.extentOf, c.extent = k, 0
-	n := c.scalars[k]
-	at, err := c.content(n)
+	n := c.scalars[k].node
+	at, err := c.content(n, i)
 	if err != nil {
 		return 0
 	}
@@ -169,6 +184,8 @@ func (c *commentScan) reach(k int) int {
 		c.extent = min(end+1, len(c.src))
 	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) != 0:
 		c.extent = c.blockEnd(n, at)
+	default:
+		c.extent = c.plainEnd(at, c.scalars[k].flow)
 	}
 	return c.extent
 }

@@ -15,12 +15,19 @@ type walker struct {
 	file *File
 	text *text
 
-	scalars []*yaml.Node        // every scalar that has bytes, keys included, in the file's order
+	scalars []placed            // every scalar that has bytes, keys included, in the file's order
 	taken   map[int]bool        // where the comments of sites and refusals begin
 	notes   map[string][]string // comments behind what is no value: why each has no effect, in order
 	refused map[string][]string // comments of refusals, the same way
 	trail   []step              // from the document's root to the node at hand
 	names   names
+}
+
+// placed is a scalar, and whether it is part of a flow collection, where some
+// more characters end it.
+type placed struct {
+	node *yaml.Node
+	flow bool
 }
 
 // step is one step down a tree.
@@ -57,14 +64,14 @@ func (w *walker) value(n *yaml.Node, depth int, flow bool) *Error {
 	flow = flow || n.Style&yaml.FlowStyle != 0
 	switch n.Kind {
 	case yaml.ScalarNode:
-		w.scalar(n)
+		w.scalar(n, flow)
 		w.site(n, flow)
 	case yaml.AliasNode:
 		w.note(n.LineComment, fmt.Sprintf("its value is an alias (*%s)", quotable(n.Value)))
 	case yaml.MappingNode:
 		w.note(n.LineComment, "it stands behind a mapping, not behind a value")
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			if err := w.key(n.Content[i], depth+1); err != nil {
+			if err := w.key(n.Content[i], depth+1, flow); err != nil {
 				return err
 			}
 			if err := w.down(n, i+1, depth, flow); err != nil {
@@ -91,30 +98,31 @@ func (w *walker) down(parent *yaml.Node, index, depth int, flow bool) *Error {
 
 // key visits a mapping's key, and whatever a complex key holds: there are no
 // markers in it.
-func (w *walker) key(n *yaml.Node, depth int) *Error {
+func (w *walker) key(n *yaml.Node, depth int, flow bool) *Error {
 	if depth > MaxDepth {
 		return &Error{Line: n.Line, Reason: fmt.Sprintf("nested deeper than %d", MaxDepth)}
 	}
+	flow = flow || n.Style&yaml.FlowStyle != 0
 	w.note(n.LineComment, "it stands behind a key, not behind a value")
 	if n.Kind == yaml.ScalarNode {
-		w.scalar(n)
+		w.scalar(n, flow)
 	}
 	if n.Kind == yaml.AliasNode {
 		return nil
 	}
 	for _, child := range n.Content {
-		if err := w.key(child, depth+1); err != nil {
+		if err := w.key(child, depth+1, flow); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *walker) scalar(n *yaml.Node) {
+func (w *walker) scalar(n *yaml.Node, flow bool) {
 	if n.Value == "" && n.Style == 0 {
 		return // nothing in the file stands for it
 	}
-	w.scalars = append(w.scalars, n)
+	w.scalars = append(w.scalars, placed{n, flow})
 	if n.Style&^yaml.TaggedStyle == 0 && strings.Contains(n.Value, "#") && alludes([]byte(n.Value)) {
 		w.suspect(w.text.offset(n.Line, n.Column), "a comment needs a space before its #", mentioned(n.Value))
 	}

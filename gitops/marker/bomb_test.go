@@ -1,0 +1,97 @@
+package marker_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"towpath.dev/towpath/gitops/marker"
+)
+
+const mark = ` # {"$imagepolicy": "flux-system:podinfo"}` + "\n"
+
+// TestLimits: what is beyond the limits is named, not tried.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ src, want string }{
+		"size":        {"a: x" + mark + strings.Repeat("#", marker.MaxSize), "larger than 4 MiB"},
+		"flow depth":  {"a: x" + mark + "b: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000), "line 2: nested deeper than 200"},
+		"block depth": {"- x" + mark + strings.Repeat("- ", 9000), "line 2: nested deeper than 200"},
+		"key depth":   {"a: x" + mark + strings.Repeat("? ", 9000), "line 2: nested deeper than 200"},
+		"any depth":   {"a: x" + mark + "b: " + strings.Repeat("[", 1<<20), "line 2: no YAML: exceeded max depth of 10000"},
+		"UTF-16":      {"\xff\xfea\x00:\x00 \x00x\x00", "in UTF-16"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, err := marker.Parse([]byte(test.src))
+			var left *marker.Error
+			if !errors.As(err, &left) || err.Error() != test.want {
+				t.Fatalf("got %v, want %s", err, test.want)
+			}
+			if problems := f.Problems(ours); strings.Contains(test.src, mark) && (len(problems) != 1 || problems[0].Text != left.Reason) {
+				t.Errorf("got %v", problems)
+			}
+			if _, _, err := f.Edit(wanted); !errors.As(err, &left) {
+				t.Errorf("an edit says %v", err)
+			}
+		})
+	}
+}
+
+// TestBombs: the work grows with the file's size, whatever the file repeats.
+// Were it with the square, this test would take hours.
+func TestBombs(t *testing.T) {
+	t.Parallel()
+	const size = 1 << 16
+	counted := func(format string) string {
+		var b strings.Builder
+		for i := 0; b.Len() < size; i++ {
+			fmt.Fprintf(&b, format, i)
+		}
+		return b.String()
+	}
+	var laughs strings.Builder
+	laughs.WriteString("a0: &a0 x" + mark)
+	for i := range 1000 {
+		fmt.Fprintf(&laughs, "a%d: &a%d [*a%d, *a%d]\n", i+1, i+1, i, i)
+	}
+	fill := func(s string) string { return strings.Repeat(s, size/len(s)) }
+	for name, src := range map[string]string{
+		"aliases of aliases": laughs.String(),
+		"sites":              fill("- x" + mark),
+		"sites by key":       counted("k%d: x" + mark),
+		"sites of one path":  fill("k: x" + mark),
+		"sites by name":      counted("- name: n%d\n  image: x" + mark),
+		"comments above":     fill("#" + mark[2:] + "- x\n"),
+		"one line":           "[" + fill("x,") + "x" + mark + "]",
+		"strings on a line":  "[" + fill(`"#$image",`) + "]",
+		"plain on a line":    "[" + fill(`a#$image,`) + "]",
+		"hashes on a line":   fill("#$image "),
+		"escapes":            fill(`- "\x41"` + mark),
+		"block scalar":       "a: |\n" + fill("  # $image\n"),
+		"block scalars":      fill("- |\n  # $image\n"),
+		"quoted lines":       "a: \"\n" + fill("  # $image\n") + `"`,
+		"keys with comments": counted("k%[1]d: # {\"$imagepolicy\": \"ns:n%[1]d\"}\n"),
+		"almost":             fill("a # {\"$imagePolicy\": \"flux-system:podinfo\"}\n"),
+		"documents":          fill("a: x" + mark + "---\n"),
+		"not closed":         fill("a: \"x # $image\n"),
+		"line separators":    fill("\u2028"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, err := marker.Parse([]byte(src))
+			f.Problems(ours)
+			if err != nil {
+				return
+			}
+			out, changes, err := f.Edit(wanted)
+			if err != nil || len(changes) == 0 {
+				return
+			}
+			if n := strings.Count(string(out), wanted[podinfo].Text("")); n != len(changes) {
+				t.Errorf("%d changes, %d new values", len(changes), n)
+			}
+		})
+	}
+}
