@@ -83,6 +83,8 @@ func (a address) checkSSH() error {
 		return errors.New("git URL: the host is not one")
 	case a.path == "" || a.path == "/":
 		return errors.New("git URL: it names no repository")
+	case strings.HasPrefix(a.path, ":"): // a::b is git's way to name a program to run
+		return hint(errors.New("git URL: unknown scheme "+gitops.Line(a.host, 20)), "use https:// or ssh://")
 	case strings.HasPrefix(a.path, "-"):
 		return errors.New("git URL: the path begins with a dash, which the server would read as an option")
 	}

@@ -93,7 +93,7 @@ func (r *Remote) fetch(ctx context.Context, f FetchRequest) (_ *Pack, err error)
 	if err != nil {
 		return nil, err
 	}
-	tooLong := hint(fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.maxPack), "is it the right repository? a smaller one, or a smaller history, is fetched")
+	tooLong := hint(fmt.Errorf("%w: over %d bytes", ErrTooLarge, r.maxPack), "is it the right repository? the bound guards memory and disk")
 	pack.ReadCloser = &packReader{
 		remote: r,
 		talk:   talk,
@@ -196,9 +196,9 @@ func (pack *Pack) parseShallow(p *packets, end kind) error {
 	}
 }
 
-// oldFetchRequest asks in version 0, in one round too: without multi_ack the
-// server answers the haves with one ACK or NAK and sends the pack after "done"
-// (protocol-pack(5)), over HTTP as over SSH. missing are the wants that no ref
+// oldFetchRequest asks in version 0, in one round too, over HTTP as over SSH:
+// "done" follows the haves at once, so the server says what it has to say of
+// them and sends the pack (protocol-pack(5)). missing are the wants that no ref
 // names.
 func oldFetchRequest(o *offer, f FetchRequest, missing map[gitops.Hash]bool) ([]byte, error) {
 	anything := o.has("allow-reachable-sha1-in-want") || o.has("allow-any-sha1-in-want") || o.has("allow-tip-sha1-in-want")
@@ -215,6 +215,12 @@ func oldFetchRequest(o *offer, f FetchRequest, missing map[gitops.Hash]bool) ([]
 		return nil, errors.New("the server knows no shallow history")
 	}
 	capabilities := []string{"side-band-64k"}
+	switch { // Azure DevOps insists on one of them
+	case o.has("multi_ack_detailed"):
+		capabilities = append(capabilities, "multi_ack_detailed")
+	case o.has("multi_ack"):
+		capabilities = append(capabilities, "multi_ack")
+	}
 	for _, optional := range []string{"ofs-delta", "no-progress"} {
 		if o.has(optional) && (optional != "no-progress" || f.Progress == nil) {
 			capabilities = append(capabilities, optional)
@@ -255,14 +261,21 @@ func (pack *Pack) parseOld(p *packets, deepened bool) error {
 			return err
 		}
 	}
-	k, text, err := p.line()
-	switch {
-	case err != nil:
-		return err
-	case k == data && (text == "NAK" || strings.HasPrefix(text, "ACK ")):
-		return nil
-	default:
-		return garbage("neither ACK nor NAK: %q", gitops.Line(text, 60))
+	// "ACK hash common" and the like tell of single haves; a bare ACK or NAK ends
+	// them.
+	for {
+		k, text, err := p.line()
+		if err != nil {
+			return err
+		}
+		words := strings.Split(text, " ")
+		switch {
+		case k == data && text == "NAK", k == data && words[0] == "ACK" && len(words) == 2:
+			return nil
+		case k == data && words[0] == "ACK" && len(words) == 3:
+		default:
+			return garbage("neither ACK nor NAK: %q", gitops.Line(text, 60))
+		}
 	}
 }
 

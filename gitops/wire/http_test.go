@@ -1,12 +1,15 @@
 package wire_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -321,5 +324,75 @@ func TestHTTPNoDowngrade(t *testing.T) {
 	e := refusal(t, dial(t, wire.Options{URL: server.RepoURL("x.git"), Auth: as(git.AuthOptions{CAFile: server.CA.PEM})}), nil, "change its URL")
 	if !strings.Contains(e.Error(), "refused to follow a redirect to http://") {
 		t.Error(e)
+	}
+}
+
+// A credential crosses a network in the clear only where that was asked for.
+// The address 0.0.0.0 leads here and is no loopback address.
+func TestHTTPInsecure(t *testing.T) {
+	t.Parallel()
+	server, s := serveHTTP(t, lab.GitOptions{Username: "ada", Password: canary})
+	url := strings.Replace(server.RepoURL("apps/podinfo.git"), "127.0.0.1", "0.0.0.0", 1)
+	auth := as(git.AuthOptions{Username: "ada", Password: canary})
+	before := server.Conns()
+	e := refusal(t, dial(t, wire.Options{URL: url, Auth: auth}), nil, "https://")
+	if !strings.Contains(e.Error(), "in the clear") || server.Conns() != before {
+		t.Error(e)
+	}
+	refs, err := dial(t, wire.Options{URL: url, Auth: auth, Insecure: true}).Refs(t.Context(), "refs/heads/main")
+	if err != nil || refs["refs/heads/main"] != s.heads[7] {
+		t.Error(err)
+	}
+	withUser := strings.Replace(url, "http://", "http://ada:"+canary+"@", 1)
+	refusal(t, dial(t, wire.Options{URL: withUser}), nil, "https://")
+}
+
+// A Remote serves many at once.
+func TestHTTPMany(t *testing.T) {
+	t.Parallel()
+	_, s := serveHTTP(t, lab.GitOptions{TLS: false})
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			refs, err := s.remote.Refs(t.Context(), "refs/heads/main")
+			if err != nil || refs["refs/heads/main"] != s.heads[7] {
+				t.Errorf("%v %v", refs, err)
+			}
+			pack, err := s.remote.Fetch(t.Context(), wire.FetchRequest{Wants: []gitops.Hash{s.heads[7]}, Depth: 1})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer pack.Close()
+			if _, err := io.Copy(io.Discard, pack); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// An empty repository lists nothing and takes a first push, in both versions.
+func TestHTTPEmpty(t *testing.T) {
+	t.Parallel()
+	for _, v0 := range []bool{false, true} {
+		server := lab.NewGit(t, lab.GitOptions{V0: v0})
+		url := server.Create("new.git")
+		remote := dial(t, wire.Options{URL: url})
+		if refs, err := remote.Refs(t.Context()); err != nil || len(refs) != 0 {
+			t.Errorf("%v %v", refs, err)
+		}
+		work := lab.NewWork(t, "")
+		first := hash(t, work.Commit(lab.Commit{Files: map[string]string{"a": "b"}}))
+		err := remote.Push(t.Context(), wire.PushRequest{
+			Updates: []wire.Update{{Ref: "refs/heads/main", New: first}},
+			Pack:    bytes.NewReader(packOf(t, work.Dir, first)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if refs, err := remote.Refs(t.Context(), "refs/"); err != nil || refs["refs/heads/main"] != first {
+			t.Errorf("%v %v", refs, err)
+		}
 	}
 }

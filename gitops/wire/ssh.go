@@ -20,7 +20,7 @@ type sshTransport struct {
 	patience time.Duration
 
 	sessions chan struct{} // held by every conversation: sshd allows 10 sessions on a connection
-	dialing  chan struct{} // held while kept is looked at or made anew
+	opening  chan struct{} // held while a session is opened
 
 	mu     sync.Mutex
 	kept   *sshConn
@@ -47,7 +47,7 @@ func newSSHTransport(a address, auth authFunc) *sshTransport {
 		auth:     auth,
 		patience: patience,
 		sessions: make(chan struct{}, maxSessions),
-		dialing:  make(chan struct{}, 1),
+		opening:  make(chan struct{}, 1),
 	}
 }
 
@@ -83,73 +83,78 @@ func (t *sshTransport) begin(ctx context.Context, service string, v2 bool) (conv
 }
 
 // open starts the service's command in a session, on the kept connection or,
-// where that is dead, on a new one. Nothing of a request was sent before, so
-// trying again repeats nothing.
+// where that is dead or has no session left, on a new one, which is kept from
+// then on. Nothing of a request was sent before, so trying again repeats
+// nothing. One at a time: the others wait for what this one dials.
 func (t *sshTransport) open(ctx context.Context, service string, v2 bool) (*sshConversation, error) {
-	for {
-		conn, fresh, err := t.connection(ctx)
-		if err != nil {
-			return nil, err
-		}
-		c := &sshConversation{transport: t, conn: conn, watch: newWatch(ctx, t.patience)}
-		bound := openPatience
-		if fresh {
-			bound = t.patience
-		}
-		err = c.start(service, v2, bound)
-		if err == nil {
-			return c, nil
-		}
-		c.watch.close()
-		if ctx.Err() != nil {
-			t.release(conn, false)
-			return nil, context.Cause(ctx)
-		}
-		t.release(conn, true)
-		if fresh {
-			return nil, err
-		}
-	}
-}
-
-// connection is the kept one, or a new one that is kept from now on.
-func (t *sshTransport) connection(ctx context.Context) (conn *sshConn, fresh bool, err error) {
 	select {
-	case t.dialing <- struct{}{}:
-		defer func() { <-t.dialing }()
+	case t.opening <- struct{}{}:
+		defer func() { <-t.opening }()
 	case <-ctx.Done():
-		return nil, false, context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
-	t.mu.Lock()
-	kept := t.kept
-	if kept != nil {
-		kept.uses++
-	}
-	t.mu.Unlock()
-	if kept != nil {
-		return kept, false, nil
+	if conn := t.use(); conn != nil {
+		c, err := t.start(ctx, conn, service, v2, openPatience)
+		if err == nil || ctx.Err() != nil {
+			return c, because(ctx, err)
+		}
 	}
 	client, err := dialSSH(ctx, t.address, t.auth)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
+	conn := &sshConn{client: client, uses: 1}
+	c, err := t.start(ctx, conn, service, v2, t.patience)
+	if err != nil {
+		return nil, because(ctx, err)
+	}
+	if err := t.keep(conn); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// start begins a conversation on a connection that is in use for it; without
+// success the use ends.
+func (t *sshTransport) start(ctx context.Context, conn *sshConn, service string, v2 bool, bound time.Duration) (*sshConversation, error) {
+	c := &sshConversation{transport: t, conn: conn, watch: newWatch(ctx, t.patience)}
+	if err := c.start(service, v2, bound); err != nil {
+		c.watch.close()
+		t.release(conn, true)
+		return nil, err
+	}
+	return c, nil
+}
+
+// use is the kept connection, in use from now on; nil where there is none.
+func (t *sshTransport) use() *sshConn {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept != nil {
+		t.kept.uses++
+	}
+	return t.kept
+}
+
+// keep makes a connection the one that is kept, until it ends.
+func (t *sshTransport) keep(conn *sshConn) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed {
-		client.Close()
-		return nil, false, errors.New("closed")
+		return errors.New("closed")
 	}
-	conn = &sshConn{client: client, uses: 1, kept: true}
-	t.kept = conn
+	conn.kept, t.kept = true, conn
 	go func() {
-		_ = client.Wait() // until the connection ends, from either side
+		_ = conn.client.Wait() // until the connection ends, from either side
 		t.mu.Lock()
 		defer t.mu.Unlock()
+		conn.kept = false
 		if t.kept == conn {
 			t.kept = nil
 		}
 	}()
-	return conn, true, nil
+	return nil
 }
 
 // release ends one use of a connection; bad ones are not kept.

@@ -124,12 +124,16 @@ func dialThroughProxy(ctx context.Context, hostport string) (net.Conn, error) {
 	if all == "" {
 		return direct.DialContext(ctx, "tcp", hostport)
 	}
+	broken := errors.New("ALL_PROXY is no URL") // the parsers' errors repeat it with its password
+	if _, err := url.Parse(all); err != nil && strings.Contains(all, "://") {
+		return nil, broken
+	}
 	// httpproxy knows NO_PROXY's rules; it is asked as if for https.
 	rules := httpproxy.FromEnvironment()
 	rules.HTTPSProxy = all
 	via, err := rules.ProxyFunc()(&url.URL{Scheme: "https", Host: hostport})
 	if err != nil {
-		return nil, errors.New("ALL_PROXY is no URL") // err repeats it with its password
+		return nil, broken
 	}
 	if via == nil {
 		return direct.DialContext(ctx, "tcp", hostport)

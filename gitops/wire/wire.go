@@ -103,7 +103,7 @@ func New(o Options) (*Remote, error) {
 	return r, nil
 }
 
-// Close gives up the connections that are kept. Requests in flight fail.
+// Close gives up the connections that are kept. Requests in flight may fail.
 func (r *Remote) Close() error { return r.link.close() }
 
 // URL is the repository's URL without credentials, fit to be shown.
