@@ -95,7 +95,8 @@ func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*
 				continue
 			}
 		}
-		if try >= c.options.Attempts || !(failed.passing || again != nil && again(failed)) {
+		passing := failed.passing || again != nil && again(failed)
+		if !passing || try >= c.options.Attempts {
 			return failed
 		}
 		pause := c.options.Pause << (try - 1)

@@ -138,14 +138,9 @@ func (c *Client) answered(e *Error, answer *transport.Error) {
 		}
 	}
 	e.Text = strings.Join(reasons, "; ")
-	with := "no credential"
-	switch {
-	case c.options.Secret != nil && c.options.SecretName != "":
+	with := "Docker's own configuration, no secret is named"
+	if c.options.Secret != nil {
 		with = fmt.Sprintf("the secret %q", c.options.SecretName)
-	case c.options.Secret != nil:
-		with = "the given secret"
-	default:
-		with = "Docker's own configuration, no secret is named"
 	}
 	switch e.Status {
 	case http.StatusUnauthorized:

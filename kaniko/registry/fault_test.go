@@ -117,6 +117,43 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+// TestUploadStartsAnew is an upload whose session the registry forgot, or which
+// another one collides with.
+func TestUploadStartsAnew(t *testing.T) {
+	t.Parallel()
+	forgotten := `{"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"blob upload unknown to registry"}]}`
+	server := lab.NewRegistry(t, lab.RegistryOptions{Volatile: true})
+	for _, kind := range []string{lab.UploadData, lab.UploadCommit} {
+		for _, fault := range []lab.Fault{
+			{Status: http.StatusNotFound, Text: forgotten},
+			{Status: http.StatusConflict},
+			{Status: http.StatusRequestedRangeNotSatisfiable},
+		} {
+			image, err := random.Image(1000, 2)
+			if err != nil {
+				t.Fatal(err)
+			}
+			fault.Kind = kind
+			server.Fail(fault)
+			if _, _, err := open(t, server).Push(t.Context(), image, nil); err != nil {
+				t.Errorf("%s %d: %v", kind, fault.Status, err)
+			}
+		}
+	}
+	for status, want := range map[int]error{404: registry.ErrNotFound, 409: nil} {
+		image, err := random.Image(1000, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		server.Fail(lab.Fault{Kind: lab.ManifestPut, Status: status})
+		if _, _, err := open(t, server).Push(t.Context(), image, nil); err == nil {
+			t.Errorf("manifest refused with %d, and the push succeeds", status)
+		} else {
+			judge(t, err, want, fmt.Sprint(status))
+		}
+	}
+}
+
 // judge checks an error's kind and text, and that nothing secret is in it.
 func judge(t testing.TB, err, want error, text string) {
 	t.Helper()

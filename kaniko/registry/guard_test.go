@@ -67,6 +67,36 @@ func TestNameOfAnInnerAddress(t *testing.T) {
 	}
 }
 
+func TestPlainHTTP(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	registry, err := name.NewRegistry("10.1.2.3:5000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, refused := range map[string]bool{
+		server.URL:               false, // loopback
+		"http://10.1.2.3:5000/":  true,
+		"http://cdn.example.com": true,
+		"ftp://10.1.2.3:5000/":   true,
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, target, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		guard := newGuard(registry, false, nil)
+		guard.standing.Store(int32(loopback))
+		resp, err := guard.RoundTrip(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		if _, is := isRefusal(err); is != refused {
+			t.Errorf("%s: %v", target, err)
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)

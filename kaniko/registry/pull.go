@@ -42,12 +42,13 @@ func (e *NotAllowedError) Hint() string {
 	return "build.pull.allow lists the repositories that bases may come from, and each such base is pinned by digest"
 }
 
-// Allowed says whether a base image, as a Dockerfile names it, is one that Pull
-// would pull: in an allowed repository. Others are left to kaniko, which has no
-// credential for them.
+// Allowed says whether a base image, as a Dockerfile names it, is in a
+// repository that Pull pulls from. Others are left to kaniko, which has no
+// credential for them. One that is not pinned by digest is Pull's to refuse:
+// kaniko could not pull it either.
 func (b *Bases) Allowed(reference string) bool {
-	repository, _, err := b.parse(reference)
-	return err == nil && b.allows(repository)
+	parsed, err := name.ParseReference(reference, name.WeakValidation)
+	return err == nil && b.allows(parsed.Context())
 }
 
 // Pull brings the image that reference names, pinned by digest, to where kaniko

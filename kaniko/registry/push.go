@@ -189,11 +189,11 @@ func (c *Client) Check(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		location, err := start.Parse(answer.header.Get("Location"))
-		if err != nil || location.Host != start.Host || !strings.HasPrefix(location.Path, "/v2/") {
+		location, parsed := start.Parse(answer.header.Get("Location"))
+		if parsed != nil || location.Host != start.Host || !strings.HasPrefix(location.Path, "/v2/") {
 			// Some registries hand uploads to a storage service: nothing to
 			// give up there, it expires.
-			return nil
+			return err
 		}
 		location.Scheme = start.Scheme
 		// An upload that nobody ends is swept by the registry; not every one

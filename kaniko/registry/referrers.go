@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -122,11 +121,16 @@ func (c *Client) fallback(ctx context.Context, subject string) (*v1.IndexManifes
 	if is, err := found(err); !is {
 		return empty, err
 	}
-	list, err := v1.ParseIndexManifest(bytes.NewReader(manifest.Raw))
-	if err != nil || list.MediaType != types.OCIImageIndex {
-		return empty, nil
+	if list, ok := parseList(manifest.Raw); ok {
+		return list, nil
 	}
-	return list, nil
+	return empty, nil
+}
+
+func parseList(raw []byte) (*v1.IndexManifest, bool) {
+	var list v1.IndexManifest
+	err := json.Unmarshal(raw, &list)
+	return &list, err == nil && list.MediaType == types.OCIImageIndex
 }
 
 func fallbackTag(subject string) string { return strings.Replace(subject, ":", "-", 1) }

@@ -198,9 +198,9 @@ func (s *search) under(ctx context.Context, repository, tag string) (Sealed, err
 		return Sealed{}, err
 	}
 	clash := &Clash{Repository: repository, Tag: tag, Digest: manifest.Digest}
-	size, err := measure(manifest)
-	if err != nil {
-		return Sealed{Clash: clash}, nil
+	size, odd := measure(manifest)
+	if odd != nil {
+		return Sealed{Clash: clash}, err
 	}
 	provenance, err := s.provenance(ctx, manifest.Digest)
 	if err != nil {
