@@ -2,6 +2,8 @@ package store
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 
 	"towpath.dev/towpath/gitops"
 )
@@ -119,4 +121,28 @@ func (s *Store) reach(tip gitops.Hash, limit int) (have int, whole bool, err err
 		level = next
 	}
 	return have, false, nil
+}
+
+// History names the commits of a tip's last generations, tip first, fetching
+// what is not here.
+func (s *Store) History(ctx context.Context, tip gitops.Hash, generations int) (commits []gitops.Hash, err error) {
+	if generations < 1 {
+		return nil, fmt.Errorf("history of %d generations", generations)
+	}
+	s.fetching.Lock()
+	defer s.fetching.Unlock()
+	err = s.mended(func() error {
+		if err := s.fetch(ctx, []gitops.Hash{tip}, generations); err != nil {
+			return err
+		}
+		return s.look(func() error {
+			h, err := s.walk(tip, generations-1, nil)
+			commits = h.order
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("history of %s: %w", tip, err)
+	}
+	return commits, s.settle()
 }
