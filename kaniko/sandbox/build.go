@@ -118,13 +118,16 @@ func (p *place) runContainer(ctx context.Context, out *output) (int, error) {
 		"run", "--keep", "--bundle", p.path("private", "bundle"), p.id)
 	cmd.Dir = p.path("private")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	cmd.Stdout, cmd.Stderr = out, out
+	stdout, stderr := &stream{output: out}, &stream{output: out, kaniko: true}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	// Should we be killed, the runtime passes SIGTERM on to kaniko, which ends on
 	// it, and every process with it.
 	err := supervise(ctx, cmd, p.mountBox, unix.SIGTERM, func() {
 		_ = p.kill() // tried again until the runtime has ended
 		_ = unix.Kill(-cmd.Process.Pid, unix.SIGTERM)
 	})
+	stdout.flush()
+	stderr.flush()
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -177,10 +180,13 @@ func judge(end ending, b *Builder, out *output) error {
 	case end.pressure.PidsMax > 0:
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
-	final := last(lines)
-	if machinery.MatchString(final) && !strings.Contains(final, "waiting for process to exit") {
-		failure := fmt.Errorf("build: %s", final)
-		if strings.Contains(final, "no route to host") || strings.Contains(final, "host is unreachable") {
+	instruction, verdict := out.end()
+	if _, status, found := strings.Cut(verdict, "waiting for process to exit: "); found && instruction != "" {
+		return fault(fmt.Errorf("%s: %s", instruction, status))
+	}
+	if machinery.MatchString(verdict) {
+		failure := fmt.Errorf("build: %s", verdict)
+		if strings.Contains(verdict, "no route to host") || strings.Contains(verdict, "host is unreachable") {
 			return hinted{failure, "a build reaches no private address: builder.sandbox.allow opens one, build.pull fetches base images beforehand"}
 		}
 		return failure
@@ -188,7 +194,7 @@ func judge(end ending, b *Builder, out *output) error {
 	return fault(fmt.Errorf("kaniko ended with status %d", end.status))
 }
 
-// machinery matches kaniko's last line when a registry or the network between
+// machinery matches kaniko's own last line when a registry or the network between
 // failed. A RUN step that fails for want of network is not told from others.
 var machinery = regexp.MustCompile(`(?i)\bdial (tcp|udp)\b|i/o timeout|no such host|connection (refused|reset)|TLS handshake timeout|unexpected EOF|` +
 	`no route to host|network is unreachable|TOOMANYREQUESTS|UNAVAILABLE|unexpected status code (429|5\d\d)|no space left on device`)

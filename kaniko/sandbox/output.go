@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"unicode"
@@ -20,6 +22,7 @@ const (
 	keptLogs = 20       // log files kept of one image
 	tailSize = 20       // lines in an error
 	maxLine  = 400      // bytes of a line in an error or in progress
+	maxRead  = 16 << 10 // bytes of a line that are looked at
 )
 
 // output is where everything goes that the steps of one build print: whole into
@@ -27,11 +30,20 @@ const (
 type output struct {
 	progress func(line string)
 
-	mu   sync.Mutex
-	file *os.File
-	left int64
-	line []byte // begun and not ended
-	tail []string
+	mu          sync.Mutex
+	file        *os.File
+	left        int64    // bytes that the file still takes
+	tail        []string // of all streams, in the order they arrived
+	instruction string   // of the Dockerfile, the last that kaniko has begun
+	verdict     string   // the last line of kaniko's own stream
+}
+
+// stream is one of the pipes that a step prints to. The runtime copies the two of
+// a build apart, so each has lines of its own.
+type stream struct {
+	*output
+	kaniko bool // kaniko's own words come here: its standard error
+	line   []byte
 }
 
 // openOutput opens the build's log file and drops the image's oldest ones.
@@ -84,22 +96,29 @@ func dropOldLogs(dir, image string) {
 
 // Write takes what a step printed. It never fails: a full disk must not look
 // like a fault of the build.
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.keep(p)
+func (s *stream) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep(p)
 	for rest := p; len(rest) > 0; {
 		line, after, ended := bytes.Cut(rest, []byte("\n"))
-		if room := maxLine - len(o.line); room > 0 {
-			o.line = append(o.line, line[:min(room, len(line))]...)
+		if room := maxRead - len(s.line); room > 0 {
+			s.line = append(s.line, line[:min(room, len(line))]...)
 		}
 		if !ended {
 			break
 		}
-		o.endLine()
+		s.endLine()
 		rest = after
 	}
 	return len(p), nil
+}
+
+// flush ends a line that has no end.
+func (s *stream) flush() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLine()
 }
 
 func (o *output) keep(p []byte) {
@@ -117,32 +136,79 @@ func (o *output) keep(p []byte) {
 	}
 }
 
-func (o *output) endLine() {
-	line := clean(o.line)
-	o.line = o.line[:0]
+func (s *stream) endLine() {
+	line := clean(s.line)
+	s.line = s.line[:0]
 	if line == "" {
 		return
 	}
-	if len(o.tail) == tailSize {
-		o.tail = append(o.tail[:0], o.tail[1:]...)
+	if s.kaniko {
+		line = s.plainer(line)
+		s.verdict = line
 	}
-	o.tail = append(o.tail, line)
-	if o.progress != nil {
-		o.progress(line)
+	line = cut(line, maxLine)
+	if len(s.tail) == tailSize {
+		s.tail = append(s.tail[:0], s.tail[1:]...)
+	}
+	s.tail = append(s.tail, line)
+	if s.progress != nil {
+		s.progress(line)
 	}
 }
 
+var (
+	logLine     = regexp.MustCompile(`^time=\S+ level=(\w+) msg=(".*"|\S+)`)
+	instruction = regexp.MustCompile(`^(RUN|COPY|ADD|WORKDIR|USER|ENV|ARG|LABEL|VOLUME|EXPOSE|CMD|ENTRYPOINT|SHELL|STOPSIGNAL|HEALTHCHECK|ONBUILD) `)
+)
+
+// plainer takes kaniko's log format off a line.
+func (s *stream) plainer(line string) string {
+	parts := logLine.FindStringSubmatch(line)
+	if parts == nil {
+		return line
+	}
+	message := parts[2]
+	if unquoted, err := strconv.Unquote(message); err == nil {
+		message = clean([]byte(unquoted))
+	}
+	if parts[1] != "info" {
+		return parts[1] + ": " + message
+	}
+	if instruction.MatchString(message) {
+		s.instruction = cut(message, maxLine/2)
+	}
+	return message
+}
+
+// cut shortens a line to so many bytes, and says so.
+func cut(line string, bytes int) string {
+	if len(line) <= bytes {
+		return line
+	}
+	for bytes > 0 && !utf8.RuneStart(line[bytes]) {
+		bytes--
+	}
+	return line[:bytes] + "…"
+}
+
 // say adds a line of our own.
-func (o *output) say(format string, args ...any) { fmt.Fprintf(o, format+"\n", args...) }
+func (o *output) say(format string, args ...any) {
+	s := &stream{output: o}
+	fmt.Fprintf(s, format+"\n", args...)
+}
 
 // lines are the last lines, cleaned.
 func (o *output) lines() []string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(o.line) > 0 {
-		o.endLine()
-	}
 	return slices.Clone(o.tail)
+}
+
+// end is how kaniko says that it ended, and at which instruction.
+func (o *output) end() (instruction, verdict string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.instruction, o.verdict
 }
 
 func (o *output) path() string { return o.file.Name() }

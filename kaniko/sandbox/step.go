@@ -60,8 +60,10 @@ func (b *Builder) step(ctx context.Context, p *place, name string, order any, re
 	cmd := exec.Command(b.Self, name, "--order", path)
 	cmd.Dir = p.path("private")
 	cmd.Env = stepEnvironment(p.path("private", "tmp"))
-	cmd.Stdout, cmd.Stderr = out, out
+	printed := &stream{output: out}
+	cmd.Stdout, cmd.Stderr = printed, printed
 	runErr := supervise(ctx, cmd, nil, unix.SIGKILL, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
+	printed.flush()
 	if ctx.Err() != nil {
 		return kaniko.Report{}, fmt.Errorf("%s: %w", name, context.Cause(ctx))
 	}

@@ -1,0 +1,122 @@
+package sandbox_test
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+	"golang.org/x/sync/errgroup"
+
+	"towpath.dev/towpath/e2e/lab"
+)
+
+// TestPullOverAllowedPort builds from a registry of the private network, over
+// plain HTTP: Allow opens it, Insecure makes kaniko speak it.
+func TestPullOverAllowedPort(t *testing.T) {
+	t.Parallel()
+	own := ownAddress(t)
+	listener, err := net.Listen("tcp", own+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var requests atomic.Int64
+	handler := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		handler.ServeHTTP(w, r)
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Close() })
+	host := listener.Addr().String()
+	base := lab.PushImage(t, host+"/base", "1", lab.Busybox(t))
+	pushed := requests.Load()
+
+	w := newWorld(t, nil)
+	w.builder.Allow = []string{host}
+	w.dockerfile(t, "FROM "+base+"\nCOPY --from="+host+"/base:1 /bin/busybox /again\nRUN cmp /bin/busybox /again\n")
+	job := w.job()
+	job.Insecure = true
+	if _, err := w.builder.Run(t.Context(), job); err != nil {
+		t.Fatalf("%v\n%s", err, end(w.log(t)))
+	}
+	if requests.Load() == pushed {
+		t.Error("the registry was not asked")
+	}
+	w.nothingLeft(t)
+}
+
+// TestBuildsWaitForEachOther: not more at once than Concurrency.
+func TestBuildsWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.builder.Concurrency = 1
+	w.dockerfile(t, "FROM BASE\nRUN echo began && sleep 0.3 && echo ended\n")
+	var group errgroup.Group
+	for range 3 {
+		group.Go(func() error {
+			_, err := w.builder.Run(t.Context(), w.job())
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var order []string
+	for _, line := range w.lines {
+		if line == "began" || line == "ended" {
+			order = append(order, line)
+		}
+	}
+	if got := strings.Join(order, " "); got != "began ended began ended began ended" {
+		t.Errorf("the builds ran so: %s", got)
+	}
+	w.nothingLeft(t)
+}
+
+// TestSideBySide: builds at once, in places of their own, all come out the same.
+func TestSideBySide(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.builder.Progress = nil
+	var group errgroup.Group
+	for i := range 3 {
+		one := newWorld(t, nil)
+		one.dockerfile(t, fmt.Sprintf("FROM BASE\nRUN id -u > /who && chown 1000 /who && echo %d > /n\n", i))
+		group.Go(func() error {
+			built, err := w.builder.Run(t.Context(), one.job())
+			if err != nil {
+				return err
+			}
+			if got := contents(t, one.image(t, built.Digest))["n"].content; got != fmt.Sprint(i, "\n") {
+				return fmt.Errorf("build %d has the file of %q", i, got)
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	w.nothingLeft(t)
+}
+
+func ownAddress(t *testing.T) string {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range addresses {
+		if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
+			return ip.IP.String()
+		}
+	}
+	t.Fatal("this machine has no address but loopback: a sandbox with a network cannot be tested")
+	return ""
+}
