@@ -32,8 +32,10 @@ type Entry struct {
 // Kind is the entry's type by the type bits of its mode, as one of the Mode
 // constants: odd permission bits do not matter. A type that git does not know
 // is "".
-func (e Entry) Kind() string {
-	mode, err := strconv.ParseUint(e.Mode, 8, 32)
+func (e Entry) Kind() string { return kindOf(e.Mode) }
+
+func kindOf(digits string) string {
+	mode, err := strconv.ParseUint(digits, 8, 32)
 	if err != nil {
 		return ""
 	}

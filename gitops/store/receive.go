@@ -60,10 +60,11 @@ func (n *needs) add(typ plumbing.ObjectType, hash gitops.Hash, content []byte) e
 		n.commits = append(n.commits, commitLinks{hash, l.parents})
 	case plumbing.TreeObject:
 		err := eachEntry(content, func(mode, _ []byte, entry gitops.Hash) {
-			if len(mode) == 6 && mode[0] == '1' && mode[1] == '6' {
-				return // a submodule's commit is in another repository
+			switch kindOf(string(mode)) {
+			case ModeSubmodule, "": // in another repository: git takes odd types for submodules too
+			default:
+				n.objects[entry] = struct{}{}
 			}
-			n.objects[entry] = struct{}{}
 		})
 		if err != nil {
 			return fmt.Errorf("tree %s: %w", hash, err)
