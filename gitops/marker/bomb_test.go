@@ -19,7 +19,9 @@ func TestLimits(t *testing.T) {
 		"flow depth":  {"a: x" + mark + "b: " + strings.Repeat("[", 9000) + strings.Repeat("]", 9000), "line 2: nested deeper than 200"},
 		"block depth": {"- x" + mark + strings.Repeat("- ", 9000), "line 2: nested deeper than 200"},
 		"key depth":   {"a: x" + mark + strings.Repeat("? ", 9000), "line 2: nested deeper than 200"},
-		"any depth":   {"a: x" + mark + "b: " + strings.Repeat("[", 1<<20), "line 2: no YAML: exceeded max depth of 10000"},
+		"any depth":   {"a: x" + mark + "b: " + strings.Repeat("[", 20000), "line 2: no YAML: exceeded max depth of 10000"},
+		"items":       {"a: x" + mark + "b: [" + strings.Repeat("x,", 1<<20) + "]", "more than 524288 entries"},
+		"documents":   {"a: x" + mark + strings.Repeat("---\n", 1<<19), "more than 524288 entries"},
 		"UTF-16":      {"\xff\xfea\x00:\x00 \x00x\x00", "in UTF-16"},
 	} {
 		t.Run(name, func(t *testing.T) {

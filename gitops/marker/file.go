@@ -15,13 +15,15 @@ import (
 )
 
 // What a file may be. A manifest that people write is far below; the YAML
-// library needs some hundred bytes of memory for each byte of a hostile one.
+// library needs some hundred bytes of memory for each node of a hostile one.
 const (
-	MaxSize  = 4 << 20 // bytes
-	MaxDepth = 200     // mappings and lists inside each other
+	MaxSize    = 4 << 20 // bytes
+	MaxEntries = 1 << 19 // of mappings, lists and the stream; counted generously, inside of texts too
+	MaxDepth   = 200     // mappings and lists inside each other
 )
 
-// File is a YAML file that was read for its markers.
+// File is a YAML file that was read for its markers. It does not change and is
+// safe for concurrent use.
 type File struct {
 	text      *text
 	documents []*yaml.Node
@@ -56,7 +58,7 @@ type suspect struct {
 // Parse reads a file of any number of YAML documents and finds its markers. It
 // keeps src, which must not change afterwards.
 //
-// A file that is no YAML, or beyond MaxSize or MaxDepth, is an *Error. Even
+// A file that is no YAML, or beyond MaxSize, MaxEntries or MaxDepth, is an *Error. Even
 // then the File that is returned serves for Problems, which says whether the
 // broken file concerns anybody.
 func Parse(src []byte) (*File, error) {
@@ -135,13 +137,20 @@ func decode(src []byte) (documents []*yaml.Node, failure *Error) {
 	case bytes.HasPrefix(src, []byte{0xFF, 0xFE}), bytes.HasPrefix(src, []byte{0xFE, 0xFF}):
 		return nil, &Error{Reason: "in UTF-16", hint: "store it as UTF-8"}
 	}
+	entries := 0
+	for _, sign := range []string{",", ":", "?", "[", "{", "- ", "-\t", "-\n", "-\r"} {
+		entries += bytes.Count(src, []byte(sign))
+	}
+	if entries > MaxEntries {
+		return nil, &Error{Reason: fmt.Sprintf("more than %d entries", MaxEntries)}
+	}
 	// The library reports by panic inside, and has had panics that escaped.
 	defer func() {
 		if p := recover(); p != nil {
 			documents, failure = nil, &Error{Reason: "no YAML: the parser gave up: " + gitops.Line(fmt.Sprint(p), 200)}
 		}
 	}()
-	decoder := yaml.NewDecoder(bytes.NewReader(src))
+	decoder := yaml.NewDecoder(bytes.NewReader(unixLines(src)))
 	for {
 		document := new(yaml.Node)
 		err := decoder.Decode(document)
@@ -153,6 +162,16 @@ func decode(src []byte) (documents []*yaml.Node, failure *Error) {
 		}
 		documents = append(documents, document)
 	}
+}
+
+// unixLines is src with LF for CR LF, which moves nothing: either ends one line.
+// The library takes CR LF between comments for an empty line, and then attaches
+// them to other values; Flux, too, hands it LF alone.
+func unixLines(src []byte) []byte {
+	if !bytes.Contains(src, []byte("\r\n")) || bytes.Contains(src, []byte("\r\r\n")) {
+		return src // CR CR LF ends two lines, and would then end one
+	}
+	return bytes.ReplaceAll(src, []byte("\r\n"), []byte("\n"))
 }
 
 var (

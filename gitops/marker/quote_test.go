@@ -21,7 +21,7 @@ func TestNeedsQuotes(t *testing.T) {
 	}
 	for _, text := range []string{
 		"1.2.3", "v1", "1.10-rc1", "8b07d4aa", "553640ef", "0xfg", "latest", "master-8b07d4aa0c11-1763750000", "2026-01-02-abc", "20260102-abc",
-		"nope", "yes1", "truely", "e6", "1e", "1e3e", "_1", "sha256:0123", "localhost:5000/a:1.10", "a", "1a", "1.2.3.4", "10.0.0.1:5000/a", "null0",
+		"nope", "yes1", "e6", "1e", "1e3e", "_1", "sha256:0123", "localhost:5000/a:1.10", "a", "1a", "1.2.3.4", "10.0.0.1:5000/a", "null0",
 	} {
 		if needsQuotes(text) {
 			t.Errorf("%q would get quotes", text)

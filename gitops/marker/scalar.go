@@ -151,7 +151,7 @@ func (t *text) plainEnd(start int, flow bool) int {
 			return t.skipBack(i)
 		case c == ':' && (i+1 == len(t.src) || isBlank(t.src[i+1]) || breakAt(t.src, i+1) > 0):
 			return t.skipBack(i)
-		case flow && bytes.IndexByte([]byte(",?[]{}"), c) >= 0:
+		case flow && strings.IndexByte(",?[]{}", c) >= 0:
 			return t.skipBack(i)
 		}
 	}

@@ -19,31 +19,28 @@ func (w *walker) suspects() {
 			continue
 		}
 		comment := string(w.text.src[at:w.text.lineEnd(at)])
+		line := w.text.line(at)
 		ref, why, ok := parseComment(comment)
 		alone := w.text.skipBlanks(w.text.starts[w.text.row(at)]) == at
 		switch {
 		case ok && take(w.refused, comment) != "":
 			// On record already, with the value's line.
 		case ok && alone:
-			w.suspect(at, fmt.Sprintf("the marker of %s has no effect: it stands on a line of its own, not behind the value", ref.policy), []Policy{ref.policy})
+			w.suspect(line, fmt.Sprintf("the marker of %s has no effect: it stands on a line of its own, not behind the value", ref.policy), []Policy{ref.policy})
 		case ok:
 			reason := take(w.notes, comment)
 			if reason == "" {
 				reason = "it stands behind no value"
 			}
-			w.suspect(at, fmt.Sprintf("the marker of %s has no effect: %s", ref.policy, reason), []Policy{ref.policy})
+			w.suspect(line, fmt.Sprintf("the marker of %s has no effect: %s", ref.policy, reason), []Policy{ref.policy})
 		case !alone || attempted(comment):
-			w.suspect(at, "almost a marker: "+why, mentioned(comment))
+			w.suspect(line, "almost a marker: "+why, mentioned(comment))
 		}
 	}
 	slices.SortStableFunc(w.file.suspects, func(a, b suspect) int { return a.line - b.line })
 }
 
-func (w *walker) suspect(at int, text string, policies []Policy) {
-	line := 0
-	if at >= 0 {
-		line = w.text.line(at)
-	}
+func (w *walker) suspect(line int, text string, policies []Policy) {
 	w.file.suspects = append(w.file.suspects, suspect{line: line, text: text, policies: policies})
 }
 
@@ -132,7 +129,7 @@ func (c *commentScan) comment(row, end int) int {
 				to = max(to, c.reach(next, i))
 			}
 			next++
-		case c.src[i] == '#' && (i == start || bytes.IndexByte([]byte(" \t\"'],}"), c.src[i-1]) >= 0):
+		case c.src[i] == '#' && (i == start || strings.IndexByte(" \t\"'],}", c.src[i-1]) >= 0):
 			return i
 		}
 		column += runes(c.src[i:min(to, end)])

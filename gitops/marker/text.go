@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // text is a file's bytes with its lines as the YAML library counts them: CR,
@@ -14,6 +16,15 @@ type text struct {
 	src    []byte
 	starts []int // where each of the library's lines begins
 	shown  []int // its number as editors and grep have it, who count LF alone
+}
+
+// lineOf is the number that people know the line by that a node begins on; 0
+// if there is no such line.
+func (t *text) lineOf(n *yaml.Node) int {
+	if n.Line < 1 || n.Line > len(t.shown) {
+		return 0
+	}
+	return t.shown[n.Line-1]
 }
 
 func newText(src []byte) *text {

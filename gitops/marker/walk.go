@@ -59,7 +59,7 @@ func (w *walker) walk() *Error {
 // value visits a node that stands where a value stands.
 func (w *walker) value(n *yaml.Node, depth int, flow bool) *Error {
 	if depth > MaxDepth {
-		return &Error{Line: n.Line, Reason: fmt.Sprintf("nested deeper than %d", MaxDepth)}
+		return &Error{Line: w.text.lineOf(n), Reason: fmt.Sprintf("nested deeper than %d", MaxDepth)}
 	}
 	flow = flow || n.Style&yaml.FlowStyle != 0
 	switch n.Kind {
@@ -100,7 +100,7 @@ func (w *walker) down(parent *yaml.Node, index, depth int, flow bool) *Error {
 // markers in it.
 func (w *walker) key(n *yaml.Node, depth int, flow bool) *Error {
 	if depth > MaxDepth {
-		return &Error{Line: n.Line, Reason: fmt.Sprintf("nested deeper than %d", MaxDepth)}
+		return &Error{Line: w.text.lineOf(n), Reason: fmt.Sprintf("nested deeper than %d", MaxDepth)}
 	}
 	flow = flow || n.Style&yaml.FlowStyle != 0
 	w.note(n.LineComment, "it stands behind a key, not behind a value")
@@ -124,7 +124,7 @@ func (w *walker) scalar(n *yaml.Node, flow bool) {
 	}
 	w.scalars = append(w.scalars, placed{n, flow})
 	if n.Style&^yaml.TaggedStyle == 0 && strings.Contains(n.Value, "#") && alludes([]byte(n.Value)) {
-		w.suspect(w.text.offset(n.Line, n.Column), "a comment needs a space before its #", mentioned(n.Value))
+		w.suspect(w.text.lineOf(n), "a comment needs a space before its #", mentioned(n.Value))
 	}
 }
 
@@ -173,16 +173,9 @@ func (w *walker) site(n *yaml.Node, flow bool) {
 
 // refuse records a marker whose value cannot be edited.
 func (w *walker) refuse(n *yaml.Node, ref reference, comment, reason string) {
-	line := 0
-	if at := w.text.offset(n.Line, n.Column); at >= 0 {
-		line = w.text.line(at)
-	}
+	line := w.text.lineOf(n)
 	w.file.refusals = append(w.file.refusals, refusal{policy: ref.policy, line: line, reason: reason})
-	w.file.suspects = append(w.file.suspects, suspect{
-		line:     line,
-		text:     fmt.Sprintf("the marker of %s cannot be served: %s", ref.policy, reason),
-		policies: []Policy{ref.policy},
-	})
+	w.suspect(line, fmt.Sprintf("the marker of %s cannot be served: %s", ref.policy, reason), []Policy{ref.policy})
 	comment = strings.TrimRight(comment, "\n")
 	w.refused[comment] = append(w.refused[comment], reason)
 }
