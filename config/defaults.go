@@ -13,7 +13,7 @@ const DefaultTag = "{{ .Branch }}-{{ .ShortCommit }}-{{ .CommitTime.Unix }}"
 
 // configDefaults is what the config says before anything is read.
 func configDefaults() Config {
-	return Config{
+	return Config{ //nolint:gosec // G101 sees a secret in a directory's name
 		Interval: time.Minute,
 		Secrets:  "/etc/towpath/secrets",
 		Cache:    "/var/cache/towpath",

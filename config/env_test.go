@@ -12,7 +12,7 @@ import (
 )
 
 func TestOverlay(t *testing.T) {
-	file := filepath.Join(write(t, map[string]string{"towpath.yaml": small + podinfo + "interval: 5m\nbuilder: {concurrency: 9, kaniko: {args: [--A.B=c]}}\n"}), "towpath.yaml")
+	file := filepath.Join(write(t, map[string]string{"towpath.yaml": small + podinfo + "interval: 5m\nbuilder: {concurrency: 9, kaniko: {args: [--label=A.B=c]}}\n"}), "towpath.yaml")
 	for name, value := range map[string]string{
 		"TOWPATH_INTERVAL":                          "90s",
 		"TOWPATH_SUSPEND":                           "true",
@@ -41,7 +41,7 @@ func TestOverlay(t *testing.T) {
 	}
 	want := config.Builder{
 		Type: "sandbox", Concurrency: 3, Timeout: time.Hour,
-		Kaniko:  config.Kaniko{Executor: "executor", Args: []string{"--A.B=c"}},
+		Kaniko:  config.Kaniko{Executor: "executor", Args: []string{"--label=A.B=c"}},
 		Sandbox: config.Sandbox{Runtime: "runc", Memory: 512 << 20, PIDs: 4096},
 	}
 	if diff := cmp.Diff(want, c.Builder); diff != "" {

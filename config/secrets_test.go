@@ -118,13 +118,13 @@ func TestSecretErrors(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"none":     "secret none: no such file or directory",
-		"../etc":   `secret "../etc": is no name of a secret`,
-		"":         `secret "": is no name of a secret`,
-		"large":    "secret large: key key: the secret is larger than 1 MiB",
-		"file":     "secret file: not a directory",
-		"pipe":     "secret pipe: key identity: is no regular file",
-		"many":     "secret many: has more than 256 keys",
+		"none":   "secret none: no such file or directory",
+		"../etc": `secret "../etc": is no name of a secret`,
+		"":       `secret "": is no name of a secret`,
+		"large":  "secret large: key key: the secret is larger than 1 MiB",
+		"file":   "secret file: not a directory",
+		"pipe":   "secret pipe: key identity: is no regular file",
+		"many":   "secret many: has more than 256 keys",
 	} {
 		_, err := config.Secrets{Dir: directory}.Read(name)
 		var secret *config.SecretError

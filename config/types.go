@@ -155,8 +155,8 @@ type Kaniko struct {
 	// path starts at this file's directory; a bare name is looked up in PATH.
 	// Default executor.
 	Executor string `json:"executor"`
-	// Args are more arguments, each written --flag or --flag=value. Those that
-	// Towpath sets itself are refused.
+	// Args are more arguments, each written --flag or --flag=value: such as
+	// change neither what is built, nor where it goes, nor what is read.
 	Args []string `json:"args,omitempty"`
 }
 
@@ -172,7 +172,7 @@ type Sandbox struct {
 	// default 4096.
 	PIDs int64 `json:"pids"`
 	// Allow names what builds may reach in private ranges, which are otherwise
-	// unreachable: host:port, or a CIDR such as 10.1.2.0/24.
+	// unreachable: host:port, or a CIDR such as 10.1.2.0/24; IPv4 alone.
 	Allow []string `json:"allow,omitempty"`
 }
 

@@ -174,48 +174,64 @@ func (l *loader) builder(b *Builder) {
 	}
 	l.within("builder.sandbox.pids", b.Sandbox.PIDs, 16, 4<<20)
 	for i, allow := range b.Sandbox.Allow {
-		if !reachable(allow) {
-			l.flag(l.at(index("builder.sandbox.allow", i)), quote(allow)+" is neither host:port nor a CIDR", "as in 10.1.2.3:5000 or 10.1.2.0/24")
-		}
+		l.allowed(l.at(index("builder.sandbox.allow", i)), allow)
 	}
 	if b.Cache.Enabled {
 		l.flag(l.at("builder.cache.enabled"), "is not in this version", "set it to false")
 	}
 }
 
-// kanikoArg refuses arguments that Towpath sets, and so the ways around what
-// it sets them for: where the context comes from, what is pushed, what caches.
+// kanikoArg lets pass what changes neither what is built, nor where it goes,
+// nor what is read. It is the list of kaniko/sandbox, which adds the arguments.
 func (l *loader) kanikoArg(at place, arg string) {
 	flag, isFlag := strings.CutPrefix(arg, "--")
 	flag, _, _ = strings.Cut(flag, "=")
-	ours := []string{
-		"build-arg", "bucket", "context", "context-sub-path", "custom-platform", "customPlatform", "destination", "digest-file",
-		"dockerfile", "git", "image-name-with-digest-file", "image-name-tag-with-digest-file", "kaniko-dir", "no-push",
-		"oci-layout-path", "push-ignore-immutable-tag-errors", "push-retry", "registry-certificate", "registry-client-cert",
-		"reproducible", "secret", "tar-path", "tarPath", "target",
+	harmless := []string{
+		"annotation", "compressed-caching", "compression", "compression-level", "force-build-metadata", "ignore-path", "ignore-var-run",
+		"image-download-retry", "image-fs-extract-retry", "label", "log-timestamp", "registry-map", "registry-mirror", "reproducible",
+		"single-snapshot", "skip-default-registry-fallback", "skip-unused-stages", "snapshot-mode", "use-new-run", "verbosity",
 	}
 	switch {
-	case !isFlag || flag == "" || strings.ContainsFunc(flag, func(r rune) bool { return r <= ' ' }):
+	case !isFlag || flag == "" || strings.ContainsRune(arg, 0):
 		l.flag(at, "is no argument of kaniko", "write --flag or --flag=value, in one")
-	case slices.Contains(ours, flag), flag == "cache", strings.HasPrefix(flag, "cache-"), strings.HasPrefix(flag, "credential"):
-		l.flag(at, "--"+flag+" is set by Towpath", "take it out")
+	case !slices.Contains(harmless, flag):
+		l.flag(at, quote("--"+flag)+" is not allowed: Towpath sets it, or it changes what is built", "such as --label, --registry-mirror or --verbosity are allowed")
 	}
 }
 
-// reachable tells host:port and CIDR from anything else.
-func reachable(s string) bool {
-	if prefix, err := netip.ParsePrefix(s); err == nil {
-		return prefix == prefix.Masked()
+// allowed checks what a build may reach: an IPv4 network or address, or a port
+// of a host. A build has no IPv6, and a loopback of its own.
+func (l *loader) allowed(at place, entry string) {
+	network, err := netip.ParsePrefix(entry)
+	if address, notAddress := netip.ParseAddr(entry); notAddress == nil {
+		network, err = netip.PrefixFrom(address, address.BitLen()), nil
 	}
-	host, port, err := net.SplitHostPort(s)
-	if err != nil {
-		return false
+	host, port, notPort := net.SplitHostPort(entry)
+	if err != nil && notPort == nil {
+		if number, wrong := strconv.ParseUint(port, 10, 16); wrong != nil || number == 0 {
+			l.flag(at, quote(entry)+" has no port from 1 to 65535", "")
+			return
+		}
+		switch address, notAddress := netip.ParseAddr(host); {
+		case notAddress == nil:
+			network, err = netip.PrefixFrom(address, address.BitLen()), nil
+		case strings.EqualFold(host, "localhost"):
+			l.flag(at, quote(entry)+" is the loopback, of which a build has its own", "")
+			return
+		case len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0:
+			return
+		}
 	}
-	if number, err := strconv.ParseUint(port, 10, 16); err != nil || number == 0 {
-		return false
+	switch {
+	case err != nil:
+		l.flag(at, quote(entry)+" is neither host:port nor a CIDR", "as in 10.1.2.3:5000 or 10.1.2.0/24")
+	case !network.Addr().Is4():
+		l.flag(at, quote(entry)+" is IPv6, which a build has not", "")
+	case network.Addr().IsLoopback():
+		l.flag(at, quote(entry)+" is the loopback, of which a build has its own", "")
+	case network != network.Masked():
+		l.flag(at, quote(entry)+" has bits beyond its mask", "write "+network.Masked().String())
 	}
-	_, err = netip.ParseAddr(host)
-	return err == nil || len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0
 }
 
 // gitURL checks the URL of a repository.

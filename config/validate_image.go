@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -89,6 +90,9 @@ func (l *loader) build(i int, image *Image) {
 	b := &image.Build
 	if at := l.imageAt(i, "build.dockerfile"); l.notEmpty(at, b.Dockerfile) {
 		l.inside(at, b.Dockerfile)
+		if strings.HasSuffix(b.Dockerfile, "/") || path.Base(b.Dockerfile) == "." {
+			l.flag(at, quote(b.Dockerfile)+" is a directory", "")
+		}
 	}
 	if strings.ContainsFunc(b.Target, func(r rune) bool { return r <= ' ' || r == 0x7f }) || strings.HasPrefix(b.Target, "-") {
 		l.flag(l.imageAt(i, "build.target"), quote(b.Target)+" is no name of a stage", "")

@@ -78,23 +78,22 @@ func (l *loader) commit(path string, commit *flux.CommitSpec) {
 		}
 	}
 	at = l.at(path + ".messageTemplate")
-	if _, err := template.New("").Funcs(MessageFuncs()).Parse(commit.MessageTemplate); err != nil {
+	if _, err := template.New("").Funcs(messageFuncs()).Parse(commit.MessageTemplate); err != nil {
 		l.flag(at, templateError(err), "")
 	} else if strings.Contains(commit.MessageTemplate, ".Updated") {
 		l.flag(at, "uses .Updated, which Flux removed", "use .Changed")
 	}
 }
 
-// MessageFuncs are the functions that a message template may use: sprig's, but
-// none that reads the environment or the network, makes keys or draws random
-// numbers.
-func MessageFuncs() template.FuncMap {
-	funcs := sprig.TxtFuncMap()
+// messageFuncs are the functions that a message template may use: sprig's, but
+// none that depends on the environment, the network, the clock or chance, and
+// none that does cryptography. It is the list of gitops/bump, which renders.
+func messageFuncs() template.FuncMap {
+	funcs := sprig.HermeticTxtFuncMap()
 	for _, name := range []string{
-		"env", "expandenv", "getHostByName",
-		"bcrypt", "htpasswd", "derivePassword", "genPrivateKey", "buildCustomCert", "genCA", "genCAWithKey",
-		"genSelfSignedCert", "genSelfSignedCertWithKey", "genSignedCert", "genSignedCertWithKey", "encryptAES", "decryptAES",
-		"randBytes", "randAlphaNum", "randAlpha", "randAscii", "randNumeric", "randInt", "uuidv4", "shuffle",
+		"ago", "randInt", "shuffle", "toDate", "mustToDate", "mustDateModify", "must_date_modify",
+		"bcrypt", "htpasswd", "derivePassword", "encryptAES", "decryptAES", "genPrivateKey", "buildCustomCert", "genCA",
+		"genCAWithKey", "genSelfSignedCert", "genSelfSignedCertWithKey", "genSignedCert", "genSignedCertWithKey",
 	} {
 		delete(funcs, name)
 	}

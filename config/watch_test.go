@@ -49,9 +49,13 @@ func next(t *testing.T, news <-chan told) told {
 	}
 }
 
+// put replaces a file as editors do: another one takes its place.
 func put(t *testing.T, path, content string) {
 	t.Helper()
-	if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+	if err := os.WriteFile(path+"~", []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+"~", path); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -62,15 +66,18 @@ func TestWatchEdits(t *testing.T) {
 	file := filepath.Join(directory, "towpath.yaml")
 	news := watching(t, file)
 
-	put(t, file, small+"include: [images.d/*.yaml]\ninterval: 2m\n")
-	if n := next(t, news); n.err != nil || n.config.Interval != 2*time.Minute {
-		t.Fatalf("written in place: %+v, %v", n.config, n.err)
-	}
-	// An editor's save: another file takes its place.
-	put(t, file+"~", small+"include: [images.d/*.yaml]\ninterval: 3m\n")
-	if err := os.Rename(file+"~", file); err != nil {
+	// Written in place, it may be seen while it is still empty.
+	if err := os.WriteFile(file, []byte(small+"include: [images.d/*.yaml]\ninterval: 2m\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	n := next(t, news)
+	for n.err != nil {
+		n = next(t, news)
+	}
+	if n.config.Interval != 2*time.Minute {
+		t.Fatalf("written in place: %+v", n.config)
+	}
+	put(t, file, small+"include: [images.d/*.yaml]\ninterval: 3m\n")
 	if n := next(t, news); n.err != nil || n.config.Interval != 3*time.Minute {
 		t.Fatalf("renamed: %+v, %v", n.config, n.err)
 	}
@@ -91,21 +98,14 @@ func TestWatchEdits(t *testing.T) {
 		t.Fatalf("removed: %+v, %v", n.config, n.err)
 	}
 	put(t, file, small+"include: [images.d/*.yaml]\ninterval: 4m\n")
-	n := next(t, news)
-	for n.err != nil { // it may be seen while it is being written
-		n = next(t, news)
-	}
-	if n.config.Interval != 4*time.Minute {
-		t.Fatalf("put back: %+v", n.config)
+	if n := next(t, news); n.err != nil || n.config.Interval != 4*time.Minute {
+		t.Fatalf("put back: %+v, %v", n.config, n.err)
 	}
 	// A file that include comes to match, in a directory that was not there.
 	if err := os.Mkdir(filepath.Join(directory, "images.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	put(t, filepath.Join(directory, "images.d", ".tmp"), podinfo)
-	if err := os.Rename(filepath.Join(directory, "images.d", ".tmp"), filepath.Join(directory, "images.d", "a.yaml")); err != nil {
-		t.Fatal(err)
-	}
+	put(t, filepath.Join(directory, "images.d", "a.yaml"), podinfo)
 	if n := next(t, news); n.err != nil || len(n.config.Images) != 1 {
 		t.Fatalf("included: %+v, %v", n.config, n.err)
 	}
@@ -145,14 +145,8 @@ func TestWatchQuiet(t *testing.T) {
 	file := filepath.Join(directory, "towpath.yaml")
 	news := watching(t, file)
 	put(t, filepath.Join(directory, "other"), "x")
-	put(t, file+"~", small+"# a comment\n")
-	if err := os.Rename(file+"~", file); err != nil {
-		t.Fatal(err)
-	}
-	put(t, file+"~", small+"suspend: true\n")
-	if err := os.Rename(file+"~", file); err != nil {
-		t.Fatal(err)
-	}
+	put(t, file, small+"# a comment\n")
+	put(t, file, small+"suspend: true\n")
 	if n := next(t, news); n.err != nil || !n.config.Suspend {
 		t.Fatalf("first news: %+v, %v", n.config, n.err)
 	}
