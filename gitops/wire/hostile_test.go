@@ -54,7 +54,7 @@ type script struct {
 	cut        bool   // the connection is closed after it
 }
 
-func (s script) serve(next http.Handler) http.Handler {
+func (s script) serve(http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, kind, endless := s.refs, "advertisement", s.refsEnd
 		service := r.URL.Query().Get("service")
@@ -191,7 +191,7 @@ func TestHostileFetch(t *testing.T) {
 			pack, err := remote.Fetch(t.Context(), wire.FetchRequest{Wants: []gitops.Hash{hash(t, h1)}, Depth: 1})
 			if err == nil {
 				_, err = io.Copy(io.Discard, pack)
-				if _, again := pack.Read(make([]byte, 1)); again != err {
+				if _, again := pack.Read(make([]byte, 1)); !errors.Is(again, err) {
 					t.Errorf("after %v the pack goes on with %v", err, again)
 				}
 				pack.Close()

@@ -97,7 +97,7 @@ func (c *httpConversation) advertisement() (reader, error) {
 	query := "?service=" + c.service
 	target := c.base + path + query
 	for range maxRedirects {
-		answer, err := c.do(http.MethodGet, target, nil, 0, nil)
+		answer, err := c.do(http.MethodGet, target, nil, 0, nil) //nolint:bodyclose // finish and close do it
 		if err != nil {
 			return nil, err
 		}
@@ -164,7 +164,7 @@ func (c *httpConversation) exchange(head []byte, rest reader) (reader, error) {
 		head = append(head[:len(head):len(head)], start...)
 		body, length = bytes.NewReader(head), int64(len(head))
 		if len(start) == postBuffer {
-			body, length, rest = io.MultiReader(body, rest), -1, nil
+			body, length = io.MultiReader(body, rest), -1
 		}
 	}
 	var started atomic.Bool
@@ -174,7 +174,7 @@ func (c *httpConversation) exchange(head []byte, rest reader) (reader, error) {
 		// be closed and nothing was written to it.
 		again = func() (io.ReadCloser, error) { return sent(bytes.NewReader(head)), nil }
 	}
-	answer, err := c.do(http.MethodPost, c.base+"/"+c.service, sent(body), length, again)
+	answer, err := c.do(http.MethodPost, c.base+"/"+c.service, sent(body), length, again) //nolint:bodyclose // finish and close do it
 	if err != nil {
 		if !started.Load() {
 			err = &unsent{err}

@@ -11,12 +11,9 @@ import (
 // CheckRef reports why a name is no full name of a ref that git would accept
 // (git-check-ref-format(1)); it must begin with refs/.
 func CheckRef(name string) error {
-	reason := ""
-	switch {
-	case !strings.HasPrefix(name, "refs/"):
+	reason := badRef(name)
+	if !strings.HasPrefix(name, "refs/") {
 		reason = "does not begin with refs/"
-	default:
-		reason = badRef(name)
 	}
 	if reason != "" {
 		return fmt.Errorf("ref %q %s", gitops.Line(name, 100), reason)

@@ -315,7 +315,7 @@ type sshReader struct {
 
 func (r *sshReader) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
-	if n > 0 || err == nil || err != io.EOF {
+	if n > 0 || !errors.Is(err, io.EOF) {
 		return n, err
 	}
 	select {

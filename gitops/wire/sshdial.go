@@ -186,7 +186,7 @@ func connectThrough(ctx context.Context, direct *net.Dialer, via *url.URL, hostp
 		return nil, because(ctx, err)
 	}
 	buffered := bufio.NewReaderSize(conn, 4<<10)
-	answer, err := http.ReadResponse(buffered, req)
+	answer, err := http.ReadResponse(buffered, req) //nolint:bodyclose // its body is the tunnel
 	if err != nil {
 		conn.Close()
 		return nil, because(ctx, errors.New("it does not answer CONNECT as a proxy does"))

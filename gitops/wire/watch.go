@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"io"
 	"time"
 )
@@ -42,7 +43,7 @@ func (r *watchedReader) Read(p []byte) (int, error) {
 	r.begin()
 	n, err := r.r.Read(p)
 	r.end()
-	if n > 0 && err == io.EOF {
+	if n > 0 && errors.Is(err, io.EOF) {
 		err = nil // the next Read says so again
 	}
 	// A connection that was closed from this side may read like one that ended.
