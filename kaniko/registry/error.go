@@ -24,6 +24,8 @@ var (
 	ErrCorrupt  = errors.New("not what was asked for") // content does not match its digest or its form
 )
 
+const insecureHint = "serve the registry over HTTPS, or set insecure: true at the destination"
+
 // Error is a request that failed. Its text holds no credential and no part of
 // an address but the host.
 type Error struct {
@@ -34,9 +36,10 @@ type Error struct {
 	After  time.Duration // how long the registry asks to wait; 0: it does not say
 	Err    error         // one of the variables above, or a context's error; may be nil
 
-	codes   []string
-	hint    string
-	passing bool
+	codes    []string
+	hint     string
+	passing  bool
+	oversize bool // the answer is larger than we read
 }
 
 func (e *Error) Error() string {
@@ -97,7 +100,7 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 	case isRefused:
 		e.Text, e.Err = refused.reason, ErrRefused
 		if refused.insecure {
-			e.hint = "serve the registry over HTTPS, or set insecure: true at the destination"
+			e.hint = insecureHint
 		}
 	case errors.As(err, &unknownAuthority):
 		e.Text = "its certificate is signed by an unknown authority"
@@ -117,6 +120,9 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 		e.passing = true
 		if strings.Contains(e.Text, "invalid realm in www-authenticate") {
 			e.Err, e.passing = ErrRefused, false
+		}
+		if plain := c.options.Insecure || isLoopback(hostOf(c.repo.Registry)); !plain && strings.Contains(e.Text, "server gave HTTP response to HTTPS client") {
+			e.passing, e.hint = false, insecureHint
 		}
 		if strings.Contains(e.Text, "tls: ") || strings.Contains(e.Text, "remote error: tls") {
 			e.passing = false

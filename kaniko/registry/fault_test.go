@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -249,6 +250,22 @@ func TestRotatedCredential(t *testing.T) {
 	if err := publish(t.Context(), client, image, "v2"); err != nil {
 		t.Errorf("with an expired token: %v", err)
 	}
+	// In the middle of an upload, whose body cannot be sent twice.
+	var once sync.Once
+	server.Hook(func(w http.ResponseWriter, req *http.Request, next http.Handler) {
+		if req.Method == http.MethodPatch {
+			once.Do(server.ExpireTokens)
+		}
+		next.ServeHTTP(w, req)
+	})
+	other, err := random.Image(100_000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := publish(t.Context(), client, other, "v2b"); err != nil {
+		t.Errorf("with a token that expires during an upload: %v", err)
+	}
+	server.Heal()
 	server.SetAccount(username, "new-password")
 	if err := publish(t.Context(), client, image, "v3"); err != nil {
 		t.Errorf("with a rotated password: %v", err)

@@ -80,8 +80,7 @@ func (from standing) mayReach(to standing) bool {
 }
 
 func newGuard(registry name.Registry, insecure bool, config *tls.Config) *guard {
-	host := (&url.URL{Host: registry.RegistryStr()}).Hostname()
-	g := &guard{host: host, insecure: insecure}
+	g := &guard{host: hostOf(registry), insecure: insecure}
 	g.base = &http.Transport{
 		Proxy:                  g.proxy,
 		DialContext:            g.dial,
@@ -229,6 +228,10 @@ func (b *bounded) Read(p []byte) (int, error) {
 }
 
 func (b *bounded) Close() error { return b.body.Close() }
+
+func hostOf(registry name.Registry) string {
+	return (&url.URL{Host: registry.RegistryStr()}).Hostname()
+}
 
 func isLoopback(host string) bool {
 	if host == "localhost" {

@@ -11,7 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"towpath.dev/towpath/e2e/lab"
 	"towpath.dev/towpath/kaniko/registry"
@@ -138,15 +143,18 @@ func TestLies(t *testing.T) {
 		}
 	})
 	for name, ask := range map[string]func() error{
-		"manifest":  func() error { _, err := client.Manifest(t.Context(), digest); return err },
-		"tag":       func() error { _, err := client.Resolve(t.Context(), "v1"); return err },
-		"blob":      func() error { _, err := client.Blob(t.Context(), digest, 1000); return err },
-		"tags":      func() error { _, _, err := client.Tags(t.Context(), ""); return err },
-		"referrers": func() error { _, _, err := client.Referrers(t.Context(), digest, ""); return err },
+		"manifest": func() error { _, err := client.Manifest(t.Context(), digest); return err },
+		"tag":      func() error { _, err := client.Resolve(t.Context(), "v1"); return err },
+		"blob":     func() error { _, err := client.Blob(t.Context(), digest, 1000); return err },
+		"tags":     func() error { _, _, err := client.Tags(t.Context(), ""); return err },
 	} {
 		if err := ask(); err == nil || !strings.Contains(err.Error(), "larger than") {
 			t.Errorf("an endless %s: %v", name, err)
 		}
+	}
+
+	if _, more, err := client.Referrers(t.Context(), digest, ""); err != nil || !more {
+		t.Errorf("an endless list of referrers: %v, %v", more, err)
 	}
 
 	t.Run("lists without end", func(t *testing.T) {
@@ -272,6 +280,45 @@ func TestFallbackTag(t *testing.T) {
 	if err != nil || more || len(listed) != 3 {
 		t.Errorf("%d listed, %v, %v", len(listed), more, err)
 	}
+	t.Run("filled by somebody else", func(t *testing.T) {
+		image, err := random.Image(100, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		digest, _, err := client.Push(t.Context(), image, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		subject, err := client.Manifest(t.Context(), digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		full := v1.ImageIndex(empty.Index)
+		for range 3 {
+			other, err := random.Image(10, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			full = mutate.AppendManifests(full, mutate.IndexAddendum{Add: other, Descriptor: v1.Descriptor{
+				Annotations: map[string]string{"filler": strings.Repeat("x", 1_300_000)},
+			}})
+		}
+		tag, err := name.NewTag(server.Repository("apps/demo") + ":" + strings.Replace(digest, ":", "-", 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.WriteIndex(tag, full); err != nil {
+			t.Fatal(err)
+		}
+		attached, err := client.Attach(t.Context(), registry.Artifact{Subject: subject.Descriptor(), MediaType: "application/x", Content: []byte("ours")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed, _, err := client.Referrers(t.Context(), digest, "application/x")
+		if err != nil || len(listed) == 0 || listed[0].Digest.String() != attached.Digest {
+			t.Errorf("%d listed, %v", len(listed), err)
+		}
+	})
 	if other, _, err := client.Referrers(t.Context(), digest, "application/y"); err != nil || len(other) != 0 {
 		t.Errorf("of another type: %v, %v", other, err)
 	}

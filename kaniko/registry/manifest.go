@@ -261,7 +261,9 @@ func (c *Client) ask(ctx context.Context, s *session, method string, target url.
 		return nil, err
 	}
 	if int64(len(read)) > limit {
-		return nil, c.corrupt(fmt.Sprintf("the answer is larger than %d bytes", limit))
+		large := c.corrupt(fmt.Sprintf("the answer is larger than %d bytes", limit))
+		large.oversize = true
+		return nil, large
 	}
 	return &answer{status: resp.StatusCode, header: resp.Header, body: read}, nil
 }

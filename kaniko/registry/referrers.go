@@ -18,6 +18,7 @@ import (
 const (
 	maxReferrers     = 5_000
 	maxReferrerPages = 100
+	maxList          = 3 << 20 // bytes of a fallback list
 
 	emptyMediaType = "application/vnd.oci.empty.v1+json" // OCI image specification 1.1, "guidance for an empty descriptor"
 )
@@ -98,10 +99,18 @@ func (c *Client) enter(ctx context.Context, subject string, descriptor v1.Descri
 		if slices.ContainsFunc(list.Manifests, func(d v1.Descriptor) bool { return d.Digest == descriptor.Digest }) {
 			return nil
 		}
-		list.Manifests = append(list.Manifests, descriptor)
+		list.Manifests = append([]v1.Descriptor{descriptor}, list.Manifests...)
 		raw, err := json.Marshal(list)
 		if err != nil {
 			return err
+		}
+		// Somebody filled the list up to what the registry takes, so as to keep
+		// us out of it: the end of it goes.
+		for len(raw) > maxList {
+			list.Manifests = list.Manifests[:(len(list.Manifests)+1)/2]
+			if raw, err = json.Marshal(list); err != nil {
+				return err
+			}
 		}
 		index := &Manifest{Raw: raw, MediaType: string(types.OCIImageIndex), Digest: digestOf(raw)}
 		if err := c.put(ctx, "list the referrer "+descriptor.Digest.String(), fallbackTag(subject), index, nil); err != nil {
@@ -118,6 +127,9 @@ func (c *Client) enter(ctx context.Context, subject string, descriptor v1.Descri
 func (c *Client) fallback(ctx context.Context, subject string) (*v1.IndexManifest, error) {
 	empty := &v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex, Manifests: []v1.Descriptor{}}
 	manifest, err := c.manifest(ctx, "read referrers of "+subject, fallbackTag(subject))
+	if isOversize(err) {
+		return empty, nil
+	}
 	if is, err := found(err); !is {
 		return empty, err
 	}
@@ -125,6 +137,13 @@ func (c *Client) fallback(ctx context.Context, subject string) (*v1.IndexManifes
 		return list, nil
 	}
 	return empty, nil
+}
+
+// isOversize is a list that somebody filled. It is no reason to stop: what is
+// not found in it is made again.
+func isOversize(err error) bool {
+	var large *Error
+	return errors.As(err, &large) && large.oversize
 }
 
 func parseList(raw []byte) (*v1.IndexManifest, bool) {
@@ -188,6 +207,9 @@ func (c *Client) referrersAPI(ctx context.Context, subject, artifactType string)
 			next, err = c.next(page, answer.header)
 			return err
 		})
+		if isOversize(err) {
+			return referrers, true, nil
+		}
 		if err != nil {
 			return nil, false, err
 		}

@@ -33,6 +33,7 @@ import (
 const (
 	maxBundle     = 1 << 20 // bytes
 	maxCandidates = 2_000   // referrers that are read in search of our own
+	maxAside      = 100     // tags beside a clash that are looked at
 	readers       = 8
 
 	annotationContent   = "dev.sigstore.bundle.content"
@@ -170,11 +171,11 @@ func (s *search) find(ctx context.Context, destination kaniko.Destination) (Seal
 	if err != nil {
 		return Sealed{}, err
 	}
-	for _, tag := range tags {
+	tags = slices.DeleteFunc(tags, func(tag string) bool {
+		return !asideForm.MatchString(strings.TrimPrefix(tag, destination.Tag+"-"))
+	})
+	for _, tag := range tags[:min(len(tags), maxAside)] {
 		digits := strings.TrimPrefix(tag, destination.Tag+"-")
-		if !asideForm.MatchString(digits) {
-			continue
-		}
 		aside, err := s.under(ctx, destination.Repository, tag)
 		if err != nil {
 			return Sealed{}, err
