@@ -38,21 +38,38 @@ func newHistory(s *store.Store, recordOf func(gitops.Commit) (*record, error)) *
 // forget drops what was concluded with keys that have changed since.
 func (h *history) forget() { h.records, h.last = map[gitops.Hash]*record{}, nil }
 
-// parents reads a commit's parents, fetching them where the copy ends. tip is
-// the commit that history is deepened from.
-func (h *history) parents(ctx context.Context, tip gitops.Hash, c gitops.Commit) ([]gitops.Commit, error) {
+// past is one way back from a tip. It fetches what the copy lacks in steps that
+// grow, so that a long way takes few requests and a short one little data.
+type past struct {
+	store *store.Store
+	tip   gitops.Hash
+	by    int // generations to fetch when the copy ends
+}
+
+// shortWay suits questions that are mostly answered by the last few commits;
+// longWay those that need all there are.
+const (
+	shortWay = 32
+	longWay  = maxHistory
+)
+
+func (h *history) back(tip gitops.Hash, by int) *past { return &past{store: h.store, tip: tip, by: by} }
+
+// parents reads a commit's parents.
+func (p *past) parents(ctx context.Context, c gitops.Commit) ([]gitops.Commit, error) {
 	parents := make([]gitops.Commit, 0, len(c.Parents))
 	for _, hash := range c.Parents {
-		for by := 32; !h.store.Has(hash); by *= 8 {
-			complete, err := h.store.Deepen(ctx, tip, by)
+		for !p.store.Has(hash) {
+			complete, err := p.store.Deepen(ctx, p.tip, p.by)
 			if err != nil {
 				return nil, fmt.Errorf("read history: %w", err)
 			}
-			if complete && !h.store.Has(hash) {
+			if complete && !p.store.Has(hash) {
 				return nil, fmt.Errorf("read history: commit %s is missing on the server", gitops.Short(hash))
 			}
+			p.by = min(p.by*8, longWay)
 		}
-		parent, err := h.store.Commit(hash)
+		parent, err := p.store.Commit(hash)
 		if err != nil {
 			return nil, err
 		}
@@ -65,12 +82,12 @@ func (h *history) parents(ctx context.Context, tip gitops.Hash, c gitops.Commit)
 // their dates are honest, until visit says stop, nothing is left, or maxHistory
 // were visited: cut is true then. A commit for which visit says prune is not
 // followed further.
-func (h *history) walk(ctx context.Context, tip gitops.Hash, visit func(gitops.Commit) (next step, err error)) (cut bool, err error) {
-	first, err := h.store.Commit(tip)
+func (h *history) walk(ctx context.Context, back *past, visit func(gitops.Commit) (next step, err error)) (cut bool, err error) {
+	first, err := h.store.Commit(back.tip)
 	if err != nil {
 		return false, err
 	}
-	queue, seen := &byDate{first}, map[gitops.Hash]bool{tip: true}
+	queue, seen := &byDate{first}, map[gitops.Hash]bool{first.Hash: true}
 	for visited := 0; queue.Len() > 0; visited++ {
 		if visited == maxHistory {
 			return true, nil
@@ -86,7 +103,7 @@ func (h *history) walk(ctx context.Context, tip gitops.Hash, visit func(gitops.C
 		if next == prune {
 			continue
 		}
-		parents, err := h.parents(ctx, tip, c)
+		parents, err := back.parents(ctx, c)
 		if err != nil {
 			return false, err
 		}
@@ -141,7 +158,11 @@ func (h *history) of(ctx context.Context, tip gitops.Hash) (*chronicle, error) {
 func (h *history) tell(ctx context.Context, tip gitops.Hash, before *chronicle) (c *chronicle, grown bool, err error) {
 	c = &chronicle{tip: tip, newest: map[string]*Entry{}, refs: map[string]map[string]bool{}, seen: map[gitops.Hash]bool{}}
 	met, astray := false, false
-	c.cut, err = h.walk(ctx, tip, func(commit gitops.Commit) (step, error) {
+	by := longWay
+	if before != nil {
+		by = shortWay
+	}
+	c.cut, err = h.walk(ctx, h.back(tip, by), func(commit gitops.Commit) (step, error) {
 		if before != nil && commit.Hash == before.tip {
 			met = true
 			return prune, nil
@@ -226,6 +247,7 @@ func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []g
 		}
 		p.reach(c, start.side)
 	}
+	ours, theirs := h.back(tip, shortWay), h.back(base, shortWay)
 	var order []gitops.Commit
 	for visited := 0; !p.settled(); visited++ {
 		if visited == 2*maxHistory {
@@ -234,13 +256,13 @@ func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []g
 		}
 		c := heap.Pop(&p.queue).(gitops.Commit)
 		by := p.sides[c.Hash]
-		from := tip
+		back := ours
 		if by == fromBase {
-			from = base
+			back = theirs
 		} else if by == fromTip {
 			order = append(order, c)
 		}
-		parents, err := h.parents(ctx, from, c)
+		parents, err := back.parents(ctx, c)
 		if err != nil {
 			return nil, false, err
 		}

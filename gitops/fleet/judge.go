@@ -63,11 +63,11 @@ func (f *Fleet) judge(ctx context.Context, w *world, image Image, entry *Entry) 
 					return verdict{}, err
 				}
 			}
-			past, err := c.past(ctx, site)
+			evidence, err := c.evidence(ctx, site)
 			if err != nil {
 				return verdict{}, err
 			}
-			v.fates[i] = past.fate()
+			v.fates[i] = evidence.fate()
 			if v.fates[i] == foreign && v.foreign == nil {
 				if v.foreign, err = c.blame(ctx, site); err != nil {
 					return verdict{}, err
@@ -125,7 +125,7 @@ func (f *Fleet) compare(ctx context.Context, w *world, image Image, entry *Entry
 		return nil, err
 	}
 	c := &comparison{f: f, w: w, image: image, entry: entry, traces: map[place]*trace{}}
-	parents, err := f.history.parents(ctx, entry.Bump, bump)
+	parents, err := f.history.back(entry.Bump, 1).parents(ctx, bump)
 	if err != nil {
 		return nil, err
 	}
@@ -153,9 +153,9 @@ func (f *Fleet) markers(ctx context.Context, c gitops.Commit, policy marker.Poli
 	return at, nil
 }
 
-// past reads what history says about a marker that does not hold the entry's
+// evidence reads what history says about a marker that does not hold the entry's
 // image, the cheapest questions first.
-func (c *comparison) past(ctx context.Context, site Found) (past, error) {
+func (c *comparison) evidence(ctx context.Context, site Found) (evidence, error) {
 	p := placeOf(site)
 	then, known := c.at[p]
 	wrote := known && c.wrote(p, then)
@@ -163,10 +163,10 @@ func (c *comparison) past(ctx context.Context, site Found) (past, error) {
 		// The bump knew no such marker. It may be new, or moved here since.
 		t, err := c.trace(ctx, site)
 		if err != nil {
-			return past{}, err
+			return evidence{}, err
 		}
 		if t.lost {
-			return past{wrote: true}, nil // unknown is never "new": do not write there
+			return evidence{wrote: true}, nil // unknown is never "new": do not write there
 		}
 		if then, known = c.at[t.origin]; known && c.wrote(t.origin, then) {
 			p, wrote = t.origin, true
@@ -175,11 +175,11 @@ func (c *comparison) past(ctx context.Context, site Found) (past, error) {
 	if wrote {
 		before, err := c.before(ctx, p, site.Value)
 		if err != nil || before {
-			return past{wrote: true, before: before}, err
+			return evidence{wrote: true, before: before}, err
 		}
 	}
 	older, err := c.older(ctx, site)
-	return past{wrote: wrote, older: older}, err
+	return evidence{wrote: wrote, older: older}, err
 }
 
 // wrote: the bump left the entry's image in this marker.
@@ -193,7 +193,7 @@ func (c *comparison) before(ctx context.Context, p place, value string) (bool, e
 		return false, nil
 	}
 	found, tree := false, gitops.Hash{}
-	_, err := c.f.history.walk(ctx, c.parent.Hash, func(commit gitops.Commit) (step, error) {
+	_, err := c.f.history.walk(ctx, c.f.history.back(c.parent.Hash, shortWay), func(commit gitops.Commit) (step, error) {
 		if commit.Tree == tree {
 			return onward, nil
 		}
@@ -253,8 +253,9 @@ func (c *comparison) trace(ctx context.Context, site Found) (*trace, error) {
 		return nil, err
 	}
 	t, value, written := &trace{origin: start, lost: true}, site.Value, false
+	back := c.f.history.back(c.w.head, shortWay)
 	for range maxTrace {
-		parents, err := c.f.history.parents(ctx, c.w.head, at)
+		parents, err := back.parents(ctx, at)
 		if err != nil {
 			return nil, err
 		}

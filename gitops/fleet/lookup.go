@@ -80,7 +80,7 @@ func (f *Fleet) Lookup(ctx context.Context, what string, most int) ([]Entry, err
 		add(e)
 	}
 	if len(found) < most {
-		_, err = f.history.walk(ctx, w.head, func(c gitops.Commit) (step, error) {
+		_, err = f.history.walk(ctx, f.history.back(w.head, longWay), func(c gitops.Commit) (step, error) {
 			r, err := f.history.recordAt(c)
 			if err != nil || r == nil || !r.signed || add(r.Entry) {
 				return onward, err

@@ -62,9 +62,9 @@ func (f finding) any(which fate) bool {
 	return false
 }
 
-// past is what history says about a marker that does not hold the entry's
+// evidence is what history says about a marker that does not hold the entry's
 // image.
-type past struct {
+type evidence struct {
 	// wrote: the entry's bump wrote this marker, or the one that was moved
 	// here since.
 	wrote bool
@@ -77,11 +77,11 @@ type past struct {
 // fate judges one marker. A value that a marker held before is a rollback,
 // whoever had written it; on a marker that is new to us only a value of ours
 // is, since a new cluster's placeholder is often a copy of an old one's.
-func (p past) fate() fate {
+func (e evidence) fate() fate {
 	switch {
-	case p.older, p.wrote && p.before:
+	case e.older, e.wrote && e.before:
 		return undone
-	case p.wrote:
+	case e.wrote:
 		return foreign
 	default:
 		return fresh

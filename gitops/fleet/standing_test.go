@@ -36,16 +36,16 @@ func TestStanding(t *testing.T) {
 func TestFate(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		past past
+		past evidence
 		want fate
 	}{
-		"never ours":                            {past{}, fresh},
-		"never ours, a value of the template":   {past{before: true}, fresh},
-		"never ours, an old value of ours":      {past{older: true}, undone},
-		"ours, back to what was before":         {past{wrote: true, before: true}, undone},
-		"ours, back to an older one of ours":    {past{wrote: true, older: true}, undone},
-		"ours, and something new":               {past{wrote: true}, foreign},
-		"ours, both before and of an older one": {past{wrote: true, before: true, older: true}, undone},
+		"never ours":                            {evidence{}, fresh},
+		"never ours, a value of the template":   {evidence{before: true}, fresh},
+		"never ours, an old value of ours":      {evidence{older: true}, undone},
+		"ours, back to what was before":         {evidence{wrote: true, before: true}, undone},
+		"ours, back to an older one of ours":    {evidence{wrote: true, older: true}, undone},
+		"ours, and something new":               {evidence{wrote: true}, foreign},
+		"ours, both before and of an older one": {evidence{wrote: true, before: true, older: true}, undone},
 	} {
 		if got := c.past.fate(); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
