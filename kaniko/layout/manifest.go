@@ -10,7 +10,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// configs says which config goes with which manifest.
+// configOf says which config goes with a manifest that we publish.
 func configOf(manifest types.MediaType) (config types.MediaType, known bool) {
 	switch manifest {
 	case types.OCIManifestSchema1:

@@ -41,9 +41,10 @@ func (e *secretError) Hint() string {
 	return "a registry secret holds .dockerconfigjson, or username and password, and may hold ca.crt, tls.crt and tls.key"
 }
 
-// credential finds what the secret holds for this repository. An empty secret
-// with an account missing is an error and never anonymous access: whoever names
-// a secret means it.
+// credential finds what the secret holds for this repository. A secret that is
+// empty, or whose account is for other hosts, is an error and never anonymous
+// access: whoever names a secret means it. One with certificates alone is
+// meant so.
 func (c *Client) credential(ctx context.Context, secret map[string][]byte) (*credential, error) {
 	fail := func(format string, args ...any) (*credential, error) {
 		return nil, &secretError{name: c.options.SecretName, err: fmt.Errorf(format, args...)}

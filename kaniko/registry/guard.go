@@ -38,8 +38,7 @@ type guard struct {
 	proxies  sync.Map     // host:port of proxies in use
 }
 
-// standing says what an address is reachable from. The order matters to
-// nothing but the names.
+// standing says where an address can be reached from.
 type standing int32
 
 const (
