@@ -51,12 +51,13 @@ const (
 	// How long a choice is used again while nothing has moved. It holds for
 	// ever but for a base that the server does not hand out any more.
 	choiceLife  = 10 * time.Minute
-	maxRemember = 1000
+	maxRemember = 200
 )
 
 type rememberedChoice struct {
 	Choice
-	at time.Time
+	tip gitops.Hash
+	at  time.Time
 }
 
 // Choose polls the branch, unless that was done lately, and chooses.
@@ -91,11 +92,11 @@ func (r *Repository) Choose(ctx context.Context, q Query) (Choice, error) {
 }
 
 func (r *Repository) choose(ctx context.Context, q Query, watch watch, tip gitops.Hash) (Choice, error) {
-	key := q.key(tip)
+	key := q.key()
 	r.mu.Lock()
 	known, ok := r.choices[key]
 	r.mu.Unlock()
-	if ok && time.Since(known.at) < choiceLife {
+	if ok && known.tip == tip && time.Since(known.at) < choiceLife {
 		return known.Choice, nil
 	}
 
@@ -108,14 +109,14 @@ func (r *Repository) choose(ctx context.Context, q Query, watch watch, tip gitop
 	if len(r.choices) >= maxRemember {
 		clear(r.choices)
 	}
-	r.choices[key] = rememberedChoice{choice, time.Now()}
+	r.choices[key] = rememberedChoice{choice, tip, time.Now()}
 	return choice, nil
 }
 
-// key names everything that a choice depends on.
-func (q Query) key(tip gitops.Hash) string {
+// key names everything that a choice depends on but the tip.
+func (q Query) key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s %q", tip, q.Base, q.Watch)
+	fmt.Fprintf(&b, "%q %s %q", q.Branch, q.Base, q.Watch)
 	for _, h := range sortedKeys(q.Accept) {
 		fmt.Fprintf(&b, " %s %q", h, q.Accept[h])
 	}

@@ -56,7 +56,7 @@ func (l links) escapes(at string) string {
 			here = here[:len(here)-1]
 			continue
 		}
-		next := append(here[:len(here):len(here)], part)
+		next := slices.Concat(here, []string{part})
 		target, isLink := l[strings.Join(next, "/")]
 		if !isLink {
 			here = next

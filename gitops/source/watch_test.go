@@ -1,7 +1,6 @@
 package source
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
@@ -109,7 +108,7 @@ func FuzzWatch(f *testing.F) {
 		parts := strings.Split(path, "/")
 		got := p.covers(parts, false)
 		if got && !p.covers(append(parts, "below"), false) && !p.dirOnly {
-			t.Error(fmt.Sprintf("%q covers %q and not what is beneath it", text, path))
+			t.Errorf("%q covers %q and not what is beneath it", text, path)
 		}
 	})
 }

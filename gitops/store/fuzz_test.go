@@ -124,7 +124,7 @@ func FuzzState(f *testing.F) {
 
 func FuzzIndex(f *testing.F) {
 	f.Add(formatIndex([]indexed{{plumbing.Hash{1}, 12, 3}, {plumbing.Hash{1, 2}, 1 << 33, 4}, {plumbing.Hash{255}, 99, 5}}, make([]byte, 20)), []byte{1, 2})
-	f.Fuzz(func(t *testing.T, content, name []byte) {
+	f.Fuzz(func(_ *testing.T, content, name []byte) {
 		x, err := parseIndex(content)
 		if err != nil {
 			return

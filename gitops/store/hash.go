@@ -48,6 +48,6 @@ func (h *objectHash) sum() (gitops.Hash, error) {
 
 func hashObject(typ plumbing.ObjectType, content []byte) (gitops.Hash, error) {
 	h := newObjectHash(typ, int64(len(content)))
-	h.Write(content)
+	_, _ = h.Write(content) // a hash takes everything
 	return h.sum()
 }

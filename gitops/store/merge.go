@@ -3,7 +3,6 @@ package store
 import (
 	"bufio"
 	"crypto/sha1"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -46,7 +45,7 @@ func (s *Store) merge() {
 		return
 	}
 	s.adopt(next)
-	s.sweep()
+	_ = s.sweep() // what stays behind is swept by the next Open
 }
 
 // mergePacks writes the entries of packs one after the other into a new one.
@@ -70,8 +69,7 @@ func (s *Store) mergePacks(packs []*pack) (merged packState, err error) {
 	}
 	sum := sha1.New()
 	buffered := bufio.NewWriterSize(io.MultiWriter(file, sum), 128<<10)
-	buffered.WriteString("PACK\x00\x00\x00\x02")
-	buffered.Write(binary.BigEndian.AppendUint32(nil, uint32(count)))
+	_, _ = buffered.Write(packStart(count)) // Flush tells of errors
 	lines := make([]indexed, 0, count)
 	at := int64(packHeader)
 	for _, p := range packs {

@@ -61,12 +61,11 @@ func (o *Objects) Len() int { return len(o.order) }
 func (o *Objects) Pack(w io.Writer) error {
 	sum := sha1.New()
 	buffered := bufio.NewWriter(io.MultiWriter(w, sum))
-	buffered.WriteString("PACK\x00\x00\x00\x02")
-	buffered.Write(binary.BigEndian.AppendUint32(nil, uint32(len(o.order))))
+	_, _ = buffered.Write(packStart(len(o.order))) // Flush tells of errors
 	zip := zlib.NewWriter(buffered)
 	for _, h := range o.order {
 		m := o.made[h]
-		buffered.Write(entryHeader(m.typ, len(m.content)))
+		_, _ = buffered.Write(entryHeader(m.typ, len(m.content)))
 		zip.Reset(buffered)
 		if _, err := zip.Write(m.content); err != nil {
 			return fmt.Errorf("pack: %w", err)
@@ -82,6 +81,11 @@ func (o *Objects) Pack(w io.Writer) error {
 		return fmt.Errorf("pack: %w", err)
 	}
 	return nil
+}
+
+// packStart is the head of a pack of so many objects.
+func packStart(count int) []byte {
+	return binary.BigEndian.AppendUint32([]byte(packMagic), uint32(count))
 }
 
 // entryHeader is what precedes an object of a type and size in a pack.

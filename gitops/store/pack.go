@@ -19,7 +19,8 @@ const (
 	// maxChain bounds how many deltas stand on each other, as git does.
 	maxChain = 4095
 
-	packHeader  = 12
+	packMagic   = "PACK\x00\x00\x00\x02"
+	packHeader  = 12 // the magic and a count
 	packTrailer = hashSize
 )
 
@@ -151,7 +152,7 @@ func (r *reader) inflate(source flateSource, size int64) ([]byte, error) {
 	switch n, err := r.zip.Read(over[:]); {
 	case n > 0:
 		return nil, errPack
-	case err != io.EOF: // a wrong checksum among others
+	case !errors.Is(err, io.EOF): // a wrong checksum among others
 		return nil, cut(err)
 	}
 	return content, nil
@@ -196,7 +197,7 @@ func readSized(source io.Reader, size int64) ([]byte, error) {
 
 // cut tells an end that came too early from an end.
 func cut(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

@@ -152,7 +152,7 @@ func (u *unpacking) scan(ctx context.Context, source io.Reader) error {
 		}
 		return err
 	}
-	if _, err := buffered.ReadByte(); err != io.EOF {
+	if _, err := buffered.ReadByte(); !errors.Is(err, io.EOF) {
 		if err == nil {
 			err = fmt.Errorf("%w: it goes on after its end", errPack)
 		}
@@ -167,7 +167,7 @@ func (u *unpacking) scanEntries(ctx context.Context, in *spool, buffered *bufio.
 	if _, err := io.ReadFull(buffered, header[:]); err != nil {
 		return cut(err)
 	}
-	if string(header[:8]) != "PACK\x00\x00\x00\x02" {
+	if string(header[:len(packMagic)]) != packMagic {
 		return fmt.Errorf("%w: not a pack of version 2", errPack)
 	}
 	count := binary.BigEndian.Uint32(header[8:])
@@ -200,8 +200,8 @@ func (u *unpacking) scanEntry(source *bufio.Reader, offset int64) error {
 	}
 	me := packed{offset: offset, typ: e.typ}
 	number := uint32(len(u.entries) + 1)
-	switch {
-	case e.typ == plumbing.OFSDeltaObject:
+	switch e.typ {
+	case plumbing.OFSDeltaObject:
 		base, ok := slices.BinarySearchFunc(u.entries, e.baseOffset, func(p packed, at int64) int {
 			return int(min(max(p.offset-at, -1), 1))
 		})
@@ -209,7 +209,7 @@ func (u *unpacking) scanEntry(source *bufio.Reader, offset int64) error {
 			return fmt.Errorf("%w: a delta on no object", errPack)
 		}
 		me.sibling, u.entries[base].child = u.entries[base].child, number
-	case e.typ == plumbing.REFDeltaObject:
+	case plumbing.REFDeltaObject:
 		me.hash = e.baseHash
 		u.waiting[e.baseHash] = append(u.waiting[e.baseHash], number)
 	}
@@ -240,7 +240,7 @@ func (u *unpacking) stream(source flateSource, e entry, hash gitops.Hash) (gitop
 	if err := u.resetZip(source); err != nil {
 		return hash, err
 	}
-	var w io.Writer = io.Discard
+	w := io.Discard
 	var h *objectHash
 	if !e.typ.IsDelta() {
 		h = newObjectHash(e.typ, e.size)

@@ -16,8 +16,16 @@ var (
 	ErrTooFar = fmt.Errorf("not decided within %d generations or %d commits of history", maxGenerations, maxCommits)
 	// ErrHistoryCut: the server's own copy of the repository is shallow, and
 	// what it lacks is needed.
-	ErrHistoryCut = errors.New("the server's own history of the repository is not complete")
+	ErrHistoryCut error = historyCut{}
 )
+
+type historyCut struct{}
+
+func (historyCut) Error() string { return "the server's own history of the repository is not complete" }
+
+func (historyCut) Hint() string {
+	return "the server's repository is a shallow clone: name a complete one, or complete it (git fetch --unshallow)"
+}
 
 // Relation says how candidate stands to base. It fetches as much history as it
 // needs, a few generations at first, and never more than lies between the two

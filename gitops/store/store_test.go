@@ -64,7 +64,7 @@ func hash(t testing.TB, s string) gitops.Hash {
 }
 
 // gitView makes a copy that real git can read, and returns its directory.
-func gitView(t testing.TB, s *store.Store, dir string) string {
+func gitView(t testing.TB, dir string) string {
 	t.Helper()
 	own := filepath.Join(dir, "0")
 	view := t.TempDir()
@@ -91,9 +91,9 @@ func gitView(t testing.TB, s *store.Store, dir string) string {
 }
 
 // fsck asks real git whether the copy is whole.
-func fsck(t testing.TB, s *store.Store, dir string) {
+func fsck(t testing.TB, dir string) {
 	t.Helper()
-	view := gitView(t, s, dir)
+	view := gitView(t, dir)
 	lab.RunGit(t, view, "fsck", "--full", "--strict")
 }
 
@@ -140,7 +140,7 @@ func TestFetch(t *testing.T) {
 	if n := compare(t, s, p.bare(), third); n != 7 {
 		t.Errorf("compared %d objects", n)
 	}
-	fsck(t, s, dir)
+	fsck(t, dir)
 
 	c, err := s.Commit(hash(t, third))
 	if err != nil {
@@ -188,7 +188,7 @@ func TestFetch(t *testing.T) {
 		t.Error("deepening did not bring the history")
 	}
 	compare(t, s, p.bare(), first)
-	fsck(t, s, dir)
+	fsck(t, dir)
 
 	// Another process later.
 	s.Close()
@@ -203,7 +203,7 @@ func TestFetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, s, p.bare(), fourth)
-	fsck(t, s, dir)
+	fsck(t, dir)
 }
 
 func TestFetchUnknown(t *testing.T) {
@@ -242,7 +242,7 @@ func TestManyFetchesFewPacks(t *testing.T) {
 		}
 	}
 	compare(t, s, p.bare(), all[39])
-	fsck(t, s, dir)
+	fsck(t, dir)
 }
 
 func TestKeep(t *testing.T) {
@@ -277,7 +277,7 @@ func TestKeep(t *testing.T) {
 	if !s.Has(commit) {
 		t.Error("the commit was not kept")
 	}
-	fsck(t, s, dir)
+	fsck(t, dir)
 
 	// The pack is what a push would send.
 	pack, err := os.Create(filepath.Join(t.TempDir(), "made.pack"))
@@ -300,4 +300,40 @@ func TestKeep(t *testing.T) {
 	if s.Has(commit) {
 		t.Error("a commit without its parent was kept")
 	}
+}
+
+// TestServerWithBitmaps: such a server reuses its packs as they are and counts
+// objects by bitmap.
+func TestServerWithBitmaps(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	p := newPlace(t)
+	dir := t.TempDir()
+	s := openStore(t, dir, p.remote(t))
+	files := map[string]string{}
+	for i := range 40 {
+		files[fmt.Sprint("d", i%4, "/f", i)] = strings.Repeat(fmt.Sprintln("file", i), 20)
+	}
+	for i := range 8 {
+		files["d1/f1"] = fmt.Sprint(i)
+		if i == 5 {
+			files["d1/f1"] = "1" // content from before the edge of what we have
+		}
+		tip := hash(t, p.Commit(lab.Commit{Files: files}))
+		p.Commit(lab.Commit{Files: map[string]string{"other": fmt.Sprint(i)}})
+		p.Push()
+		lab.RunGit(t, p.bare(), "repack", "-adbq")
+		depth := 1
+		if i > 2 {
+			depth = 0
+		}
+		if i == 2 {
+			continue // a gap, so that the copy begins in the middle
+		}
+		if err := s.Fetch(ctx, []gitops.Hash{tip}, depth); err != nil {
+			t.Fatal(err)
+		}
+		compare(t, s, p.bare(), tip.String())
+	}
+	fsck(t, dir)
 }
