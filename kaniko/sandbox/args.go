@@ -86,7 +86,7 @@ func checkOrder(order kaniko.Order) error {
 	}
 	// kaniko would fetch a Dockerfile whose path is a URL.
 	if !filepath.IsLocal(order.Dockerfile) {
-		return fmt.Errorf("Dockerfile %q: want a path inside the build context", order.Dockerfile)
+		return fmt.Errorf("path %q of the Dockerfile: want a path inside the build context", order.Dockerfile)
 	}
 	for name := range order.Args {
 		if name == "" || strings.ContainsAny(name, "= \t\n\x00") {

@@ -10,19 +10,19 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"towpath.dev/towpath/e2e/lab"
-	"towpath.dev/towpath/kaniko/sandbox"
 )
 
 func newTar(r io.Reader) *tar.Reader { return tar.NewReader(r) }
 
 var bases struct {
 	once    sync.Once
-	archive []byte // as sandbox.WriteBase writes it
+	archive []byte // a Docker archive, which is what kaniko looks for
 	digest  string
 	err     error
 }
@@ -49,12 +49,13 @@ func archiveBase(t *testing.T) ([]byte, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	dir := t.TempDir()
-	if err := sandbox.WriteBase(dir, digest.String(), image); err != nil {
+	tag, err := name.NewTag("registry.example.com/base:pinned")
+	if err != nil {
 		return nil, "", err
 	}
-	archive, err := os.ReadFile(filepath.Join(dir, digest.String()))
-	return archive, digest.String(), err
+	var archive bytes.Buffer
+	err = tarball.Write(tag, image, &archive)
+	return archive.Bytes(), digest.String(), err
 }
 
 func makeBase(t *testing.T) (v1.Image, error) {

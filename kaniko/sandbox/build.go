@@ -113,6 +113,7 @@ func (b *Builder) contain(ctx context.Context, p *place, args []string, out *out
 // the init of its process namespace.
 func (p *place) runContainer(ctx context.Context, out *output) (int, error) {
 	log := p.path("private", "runtime.log")
+	//nolint:noctx // supervise ends it, by the runtime's own means
 	cmd := exec.Command(p.runtime, "--root", p.path("private", "state"), "--log", log, "--log-format", "json",
 		// It stays for its counters to be read.
 		"run", "--keep", "--bundle", p.path("private", "bundle"), p.id)
@@ -139,7 +140,7 @@ func (p *place) runContainer(ctx context.Context, out *output) (int, error) {
 		return 0, fmt.Errorf("%s: %s", p.runtime, said)
 	}
 	if status, ok := exit.Sys().(interface{ Signaled() bool }); ok && status.Signaled() {
-		return 0, fmt.Errorf("%s: ended with %s", p.runtime, exit)
+		return 0, fmt.Errorf("%s: ended with %s", p.runtime, exit.ProcessState)
 	}
 	return exit.ExitCode(), nil
 }

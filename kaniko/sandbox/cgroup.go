@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -90,29 +89,35 @@ func field(path, name string) int64 {
 	return 0
 }
 
-// processes are the ids of all that runs in the group.
+// processes are the ids of all that runs in the group. What cannot be read has
+// gone in the meantime.
 func (c cgroup) processes() []int {
 	var pids []int
 	seen := map[int]bool{}
 	for _, dir := range c.dirs() {
-		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.IsDir() {
-				return nil // gone already, or not a group
-			}
-			content, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-			if err != nil {
-				return nil
-			}
+		for _, group := range groupsBelow(dir) {
+			content, _ := os.ReadFile(filepath.Join(group, "cgroup.procs"))
 			for _, word := range strings.Fields(string(content)) {
 				if pid, err := strconv.Atoi(word); err == nil && pid > 0 && !seen[pid] {
 					seen[pid] = true
 					pids = append(pids, pid)
 				}
 			}
-			return nil
-		})
+		}
 	}
 	return pids
+}
+
+// groupsBelow are a group and those in it, the innermost first.
+func groupsBelow(dir string) []string {
+	var groups []string
+	entries, _ := os.ReadDir(dir)
+	for _, entry := range entries {
+		if entry.IsDir() {
+			groups = append(groups, groupsBelow(filepath.Join(dir, entry.Name()))...)
+		}
+	}
+	return append(groups, dir)
 }
 
 // remove kills what still runs in the group, waits until it is gone and removes
@@ -146,15 +151,11 @@ func (c cgroup) remove() error {
 
 // removeGroup removes a group and those below it, and says whether it is gone.
 func removeGroup(dir string) bool {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR)
-	}
-	for _, entry := range entries {
-		if entry.IsDir() {
-			removeGroup(filepath.Join(dir, entry.Name()))
+	for _, group := range groupsBelow(dir) {
+		err := unix.Rmdir(group)
+		if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENOTDIR) {
+			return false
 		}
 	}
-	err = unix.Rmdir(dir)
-	return err == nil || errors.Is(err, unix.ENOENT)
+	return true
 }

@@ -82,6 +82,7 @@ func (n *namespace) connect(ctx context.Context, slirp string) error {
 		return err
 	}
 	said := &bounded{max: 4096}
+	//nolint:noctx // it lives until close
 	cmd := exec.Command(slirp,
 		"--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp",
 		"--ready-fd=3", "--exit-fd=4", "--netns-type=path", n.path(), tap)

@@ -57,6 +57,7 @@ func (b *Builder) step(ctx context.Context, p *place, name string, order any, re
 	if err := os.WriteFile(path, encoded, 0o600); err != nil {
 		return kaniko.Report{}, fmt.Errorf("%s: write order: %w", name, err)
 	}
+	//nolint:noctx // supervise ends it, with its process group
 	cmd := exec.Command(b.Self, name, "--order", path)
 	cmd.Dir = p.path("private")
 	cmd.Env = stepEnvironment(p.path("private", "tmp"))
@@ -75,7 +76,7 @@ func (b *Builder) step(ctx context.Context, p *place, name string, order any, re
 	case runErr == nil && result.Error == "":
 		return result, nil
 	case readErr == nil && result.Error != "":
-		var failure error = errors.New(result.Error)
+		failure := errors.New(result.Error)
 		if result.Hint != "" {
 			failure = hinted{failure, result.Hint}
 		}

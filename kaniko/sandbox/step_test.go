@@ -98,11 +98,11 @@ func TestRegistryAway(t *testing.T) {
 func TestOrdersThatAreRefused(t *testing.T) {
 	t.Parallel()
 	for text, edit := range map[string]func(*kaniko.Order){
-		"Dockerfile \"../Dockerfile\"":       func(o *kaniko.Order) { o.Dockerfile = "../Dockerfile" },
-		"platform \"windows/amd64\"":         func(o *kaniko.Order) { o.Platform = "windows/amd64" },
-		"build argument \"A=B\"":             func(o *kaniko.Order) { o.Args = map[string]string{"A=B": ""} },
-		"the order is for executor sha256:0": func(o *kaniko.Order) { o.Executor = "sha256:0" },
-		"an order needs an image":            func(o *kaniko.Order) { o.Image = "" },
+		"path \"../Dockerfile\" of the Dockerfile": func(o *kaniko.Order) { o.Dockerfile = "../Dockerfile" },
+		"platform \"windows/amd64\"":               func(o *kaniko.Order) { o.Platform = "windows/amd64" },
+		"build argument \"A=B\"":                   func(o *kaniko.Order) { o.Args = map[string]string{"A=B": ""} },
+		"the order is for executor sha256:0":       func(o *kaniko.Order) { o.Executor = "sha256:0" },
+		"an order needs an image":                  func(o *kaniko.Order) { o.Image = "" },
 	} {
 		w := newWorld(t, nil)
 		job := w.job()

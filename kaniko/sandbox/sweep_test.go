@@ -70,7 +70,7 @@ func TestSweepAfterKill(t *testing.T) {
 		name string
 		kill func(t *testing.T, w *world, builder *exec.Cmd)
 	}{
-		{"the builder", func(t *testing.T, w *world, builder *exec.Cmd) {
+		{"the builder", func(t *testing.T, _ *world, builder *exec.Cmd) {
 			killBuilder(t, builder)
 		}},
 		{"the runtime, then the builder", func(t *testing.T, w *world, builder *exec.Cmd) {
