@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"strings"
 	"sync"
 )
 
@@ -19,7 +20,14 @@ const (
 	killedAfter fault = "daemon killed after it"  // carried out, SIGKILL before the answer arrives
 )
 
-var allFaults = []fault{fails, cut, appliedCut, killBefore, killedAfter}
+// faultsOf is what may happen to a step. One that only reads is the same to the
+// world whether it was carried out or not.
+func faultsOf(step string) []fault {
+	if strings.Contains(step, " GET ") || strings.Contains(step, " HEAD ") || strings.Contains(step, "/git-upload-pack") {
+		return []fault{fails, killedAfter}
+	}
+	return []fault{fails, cut, appliedCut, killBefore, killedAfter}
+}
 
 // saboteur sits before the git server and the registry. It names each request
 // so that runs can be compared, and strikes the one it is told to.

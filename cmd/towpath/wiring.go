@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/bump"
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/marker"
 	"towpath.dev/towpath/gitops/source"
@@ -59,6 +61,13 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 		return nil, err
 	}
 	w.config = cfg
+
+	for i := range cfg.GitOps {
+		commit := &cfg.GitOps[i].Git.Commit
+		if err := bump.CheckTemplate(commit.MessageTemplate, commit.MessageTemplateValues); err != nil {
+			return nil, fmt.Errorf("target %s: git.commit.messageTemplate: %w", cfg.GitOps[i].Name, err)
+		}
+	}
 
 	var groups []reconcile.Group
 	index := map[string]int{}
@@ -174,7 +183,10 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 	if err != nil {
 		return nil, "", err
 	}
-	repository, err := source.Open(source.Options{URL: image.Source.URL, Remote: remote, Dir: filepath.Join(cfg.Cache, "sources", digestOf(name))})
+	repository, err := source.Open(source.Options{
+		URL: image.Source.URL, Remote: remote, MaxAge: cfg.Interval / 4,
+		Dir: filepath.Join(cfg.Cache, "sources", digestOf(name)),
+	})
 	if err != nil {
 		return nil, "", err
 	}
@@ -254,8 +266,12 @@ func (w *wiring) prepareBuilder(cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("builder: %w", err)
 	}
+	executor := cfg.Builder.Kaniko.Executor
+	if found, err := exec.LookPath(executor); err == nil {
+		executor = found // the builder says what is missing
+	}
 	w.builder = &sandbox.Builder{
-		Self: self, Executor: cfg.Builder.Kaniko.Executor, Runtime: cfg.Builder.Sandbox.Runtime,
+		Self: self, Executor: executor, Runtime: cfg.Builder.Sandbox.Runtime,
 		Dir:    filepath.Join(cfg.Cache, "builds"),
 		Memory: int64(cfg.Builder.Sandbox.Memory), Pids: cfg.Builder.Sandbox.PIDs,
 		Timeout: cfg.Builder.Timeout, Allow: cfg.Builder.Sandbox.Allow, Args: cfg.Builder.Kaniko.Args,

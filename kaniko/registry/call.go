@@ -69,15 +69,15 @@ func (c *call) redact(text string) string {
 // attempt runs one step of an operation until it succeeds, fails for good, or
 // has been tried often enough. again says which errors beyond the usual passing
 // ones are worth another try; nil: none.
-func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*Error) bool, step func(context.Context, *session) error) error {
+func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*Error) bool, step func(context.Context, *access) error) error {
 	fresh := true // a refused credential is read anew once
 	for try := 1; ; try++ {
 		this := &call{bulk: bulk}
 		inner := context.WithValue(ctx, callKey{}, this)
-		session, err := c.session(inner)
+		access, err := c.access(inner)
 		if err == nil {
-			this.hide(session.secrets...)
-			err = step(inner, session)
+			this.hide(access.secrets...)
+			err = step(inner, access)
 		}
 		if err == nil {
 			return nil
@@ -88,8 +88,8 @@ func (c *Client) attempt(ctx context.Context, op string, bulk bool, again func(*
 			return c.givenUp(ctx, op)
 		}
 		failed := c.explain(op, this, err)
-		if session != nil && failed.Status == http.StatusUnauthorized {
-			c.drop(session)
+		if access != nil && failed.Status == http.StatusUnauthorized {
+			c.drop(access)
 			if fresh {
 				fresh = false
 				continue

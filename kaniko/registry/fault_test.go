@@ -118,7 +118,7 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestUploadStartsAnew is an upload whose session the registry forgot, or which
+// TestUploadStartsAnew is an upload that the registry forgot, or which
 // another one collides with.
 func TestUploadStartsAnew(t *testing.T) {
 	t.Parallel()

@@ -69,7 +69,7 @@ func (c *Client) Resolve(ctx context.Context, tag string) (*Manifest, error) {
 
 func (c *Client) manifest(ctx context.Context, op, reference string) (*Manifest, error) {
 	var got *Manifest
-	err := c.attempt(ctx, op, false, nil, func(ctx context.Context, s *session) error {
+	err := c.attempt(ctx, op, false, nil, func(ctx context.Context, s *access) error {
 		header := http.Header{"Accept": {accepted}}
 		answer, err := c.ask(ctx, s, http.MethodGet, c.path("manifests", reference), header, nil, maxManifest, http.StatusOK)
 		if err != nil {
@@ -133,7 +133,7 @@ func (e *TakenError) Error() string {
 // put writes a manifest under a digest or a tag. keep sees the headers of the
 // registry's answer.
 func (c *Client) put(ctx context.Context, op, reference string, manifest *Manifest, keep func(http.Header)) error {
-	return c.attempt(ctx, op, false, nil, func(ctx context.Context, s *session) error {
+	return c.attempt(ctx, op, false, nil, func(ctx context.Context, s *access) error {
 		header := http.Header{"Content-Type": {manifest.MediaType}}
 		answer, err := c.ask(ctx, s, http.MethodPut, c.path("manifests", reference), header, manifest.Raw, maxAnswer,
 			http.StatusCreated, http.StatusOK, http.StatusAccepted)
@@ -155,7 +155,7 @@ func (c *Client) Tags(ctx context.Context, prefix string) (tags []string, more b
 			Tags []string `json:"tags"`
 		}
 		var next *url.URL
-		err := c.attempt(ctx, "list tags", false, nil, func(ctx context.Context, s *session) error {
+		err := c.attempt(ctx, "list tags", false, nil, func(ctx context.Context, s *access) error {
 			answer, err := c.ask(ctx, s, http.MethodGet, page, nil, nil, maxAnswer, http.StatusOK)
 			if err != nil {
 				return err
@@ -214,7 +214,7 @@ func (c *Client) Blob(ctx context.Context, digest string, limit int64) ([]byte, 
 		return nil, err
 	}
 	var content []byte
-	err := c.attempt(ctx, "read blob "+digest, false, nil, func(ctx context.Context, s *session) error {
+	err := c.attempt(ctx, "read blob "+digest, false, nil, func(ctx context.Context, s *access) error {
 		answer, err := c.ask(ctx, s, http.MethodGet, c.path("blobs", digest), nil, nil, limit, http.StatusOK)
 		if err != nil {
 			return err
@@ -236,7 +236,7 @@ type answer struct {
 
 // ask makes one request and reads its whole answer of at most limit bytes. A
 // status that was not expected is an error.
-func (c *Client) ask(ctx context.Context, s *session, method string, target url.URL, header http.Header, body []byte, limit int64, expected ...int) (*answer, error) {
+func (c *Client) ask(ctx context.Context, s *access, method string, target url.URL, header http.Header, body []byte, limit int64, expected ...int) (*answer, error) {
 	var content io.Reader
 	if body != nil {
 		content = bytes.NewReader(body)

@@ -159,8 +159,8 @@ func (b *Bases) measure(reference string, manifest *Manifest) error {
 // archive writes the image of a manifest as a Docker archive. It appears under
 // its name when it is complete.
 func (c *Client) archive(ctx context.Context, manifest *Manifest, final string) error {
-	return c.attempt(ctx, "pull base "+manifest.Digest, true, nil, func(ctx context.Context, s *session) error {
-		image, err := partial.CompressedToImage(&remoteImage{client: c, session: s, ctx: ctx, manifest: manifest})
+	return c.attempt(ctx, "pull base "+manifest.Digest, true, nil, func(ctx context.Context, s *access) error {
+		image, err := partial.CompressedToImage(&remoteImage{client: c, access: s, ctx: ctx, manifest: manifest})
 		if err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func (w *localWriter) Write(p []byte) (int, error) {
 // remoteImage is an image whose manifest was read and checked already.
 type remoteImage struct {
 	client   *Client
-	session  *session
+	access   *access
 	ctx      context.Context
 	manifest *Manifest
 	config   []byte
@@ -221,7 +221,7 @@ func (i *remoteImage) RawConfigFile() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer, err := i.client.ask(i.ctx, i.session, "GET", i.client.path("blobs", parsed.Config.Digest.String()), nil, nil, maxAnswer, 200)
+	answer, err := i.client.ask(i.ctx, i.access, "GET", i.client.path("blobs", parsed.Config.Digest.String()), nil, nil, maxAnswer, 200)
 	if err != nil {
 		return nil, err
 	}
@@ -244,7 +244,7 @@ func (i *remoteImage) LayerByDigest(hash v1.Hash) (partial.CompressedLayer, erro
 		return nil, fmt.Errorf("layer %s is not in the manifest", hash)
 	}
 	layer, err := remote.Layer(i.client.repo.Digest(hash.String()),
-		remote.WithContext(i.ctx), remote.WithTransport(i.session.transport))
+		remote.WithContext(i.ctx), remote.WithTransport(i.access.transport))
 	if err != nil {
 		return nil, err
 	}

@@ -101,13 +101,13 @@ func blobs(image v1.Image) ([]blob, error) {
 // there, so an upload whose answer was lost is not repeated.
 func (c *Client) upload(ctx context.Context, layer blob, meter *meter) error {
 	layer.meter = meter
-	// An upload's session may be gone when its registry was restarted, or
+	// A registry forgets an upload when it is restarted, or when the request is
 	// answered by another of its replicas: start the blob anew.
 	again := func(e *Error) bool {
 		return e.has("BLOB_UPLOAD_UNKNOWN", "BLOB_UPLOAD_INVALID") ||
 			e.Status == http.StatusConflict || e.Status == http.StatusRequestedRangeNotSatisfiable
 	}
-	err := c.attempt(ctx, "push layer "+layer.digest.String(), false, again, func(ctx context.Context, s *session) error {
+	err := c.attempt(ctx, "push layer "+layer.digest.String(), false, again, func(ctx context.Context, s *access) error {
 		meter.add(-layer.sent.Swap(0))
 		return remote.WriteLayer(c.repo, layer,
 			remote.WithContext(ctx),
@@ -173,7 +173,7 @@ func (m *meter) add(n int64) {
 // Check tries the rights that publishing needs: it reads, and it begins an
 // upload and gives it up again. Nothing stays behind.
 func (c *Client) Check(ctx context.Context) error {
-	err := c.attempt(ctx, "list tags", false, nil, func(ctx context.Context, s *session) error {
+	err := c.attempt(ctx, "list tags", false, nil, func(ctx context.Context, s *access) error {
 		page := c.path("tags", "list")
 		page.RawQuery = "n=1"
 		_, err := c.ask(ctx, s, http.MethodGet, page, nil, nil, maxAnswer, http.StatusOK)
@@ -183,7 +183,7 @@ func (c *Client) Check(ctx context.Context) error {
 	if _, err := found(err); err != nil || c.options.ReadOnly {
 		return err
 	}
-	return c.attempt(ctx, "begin an upload", false, nil, func(ctx context.Context, s *session) error {
+	return c.attempt(ctx, "begin an upload", false, nil, func(ctx context.Context, s *access) error {
 		start := c.path("blobs", "uploads/")
 		answer, err := c.ask(ctx, s, http.MethodPost, start, nil, nil, maxAnswer, http.StatusAccepted)
 		if err != nil {

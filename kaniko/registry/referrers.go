@@ -188,7 +188,7 @@ func (c *Client) referrersAPI(ctx context.Context, subject, artifactType string)
 		var list v1.IndexManifest
 		var next *url.URL
 		missing := false
-		err := c.attempt(ctx, "read referrers of "+subject, false, nil, func(ctx context.Context, s *session) error {
+		err := c.attempt(ctx, "read referrers of "+subject, false, nil, func(ctx context.Context, s *access) error {
 			header := http.Header{"Accept": {string(types.OCIImageIndex)}}
 			// What registries without this API answer is not specified.
 			answer, err := c.ask(ctx, s, http.MethodGet, page, header, nil, maxManifest, http.StatusOK,

@@ -51,11 +51,11 @@ type Client struct {
 	repo    name.Repository
 
 	mu      sync.Mutex
-	current *session
+	current *access
 }
 
-// session is what one state of the secret gives: an authorised transport.
-type session struct {
+// access is what one state of the secret gives: an authorised transport.
+type access struct {
 	key       [sha256.Size]byte
 	http      *http.Client
 	transport http.RoundTripper // with the authorisation; go-containerregistry adds none to it
@@ -97,9 +97,9 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// session returns the authorised transport for the secret as it is now. The
+// access returns the authorised transport for the secret as it is now. The
 // first use of a secret asks the registry how it wants to be spoken to.
-func (c *Client) session(ctx context.Context) (*session, error) {
+func (c *Client) access(ctx context.Context) (*access, error) {
 	var secret map[string][]byte
 	if c.options.Secret != nil {
 		var err error
@@ -126,9 +126,9 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 	return made, nil
 }
 
-// drop forgets a session whose credential was refused, so that the next
+// drop forgets an access whose credential was refused, so that the next
 // operation reads keychains and tokens anew.
-func (c *Client) drop(old *session) {
+func (c *Client) drop(old *access) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == old {
@@ -136,7 +136,7 @@ func (c *Client) drop(old *session) {
 	}
 }
 
-func (c *Client) login(ctx context.Context, secret map[string][]byte) (*session, error) {
+func (c *Client) login(ctx context.Context, secret map[string][]byte) (*access, error) {
 	credential, err := c.credential(ctx, secret)
 	if err != nil {
 		return nil, err
@@ -152,7 +152,7 @@ func (c *Client) login(ctx context.Context, secret map[string][]byte) (*session,
 		trip.base.CloseIdleConnections()
 		return nil, err
 	}
-	return &session{
+	return &access{
 		http:      &http.Client{Transport: authorised, CheckRedirect: limitRedirects},
 		transport: authorised,
 		secrets:   credential.secrets,
