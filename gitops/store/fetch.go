@@ -76,7 +76,8 @@ func (s *Store) View(ctx context.Context, tips []gitops.Hash, depth int, read fu
 const maxMends = 3
 
 // Deepen brings some more generations of a tip's history: by is how many below
-// those that are here. It reports whether the history is complete now.
+// those that are here. It reports whether the history is complete now. Where
+// nothing came although there is more, the error is ErrHistoryCut.
 func (s *Store) Deepen(ctx context.Context, tip gitops.Hash, by int) (complete bool, err error) {
 	if by < 1 {
 		return false, fmt.Errorf("deepen by %d generations", by)
@@ -95,7 +96,14 @@ func (s *Store) Deepen(ctx context.Context, tip gitops.Hash, by int) (complete b
 		if err := s.fetch(ctx, []gitops.Hash{tip}, min(have+by, maxGenerations)); err != nil {
 			return err
 		}
-		_, complete, err = s.reachOf(tip)
+		now, whole, err := s.reachOf(tip)
+		if err == nil && !whole && now == have {
+			err = ErrHistoryCut
+			if have == maxGenerations {
+				err = ErrTooFar
+			}
+		}
+		complete = whole
 		return err
 	})
 	if err != nil {
@@ -240,8 +248,10 @@ func (s *Store) take(in *received, edge, wants []gitops.Hash) (short, err error)
 	}
 	if len(in.entries) > 0 {
 		if err := in.install(s.dir); err != nil {
+			_ = s.sweep() // makes room again on a full disk
 			return nil, fmt.Errorf("store pack: %w", err)
 		}
+		s.letGo(in.name())
 		next.packs = slices.Concat([]packState{{in.name(), in.size}}, slices.DeleteFunc(slices.Clone(next.packs),
 			func(p packState) bool { return p.name == in.name() }))
 	}
@@ -249,7 +259,7 @@ func (s *Store) take(in *received, edge, wants []gitops.Hash) (short, err error)
 		next.born = next.bytes()
 	}
 	if err := writeState(s.dir, next); err != nil {
-		// What was installed is not in the state: the next Open sweeps it.
+		_ = s.sweep()
 		return nil, fmt.Errorf("store pack: %w", err)
 	}
 	s.adopt(next)

@@ -302,6 +302,9 @@ func TestRelationShallowServer(t *testing.T) {
 	if got, err := s.Relation(ctx, hash(t, commits[2]), hash(t, commits[9])); got != gitops.Unknown || !errors.Is(err, store.ErrHistoryCut) {
 		t.Errorf("beyond what it has: %v, %v", got, err)
 	}
+	if complete, err := s.Deepen(ctx, hash(t, commits[9]), 10); complete || !errors.Is(err, store.ErrHistoryCut) {
+		t.Errorf("deepened beyond what it has: %v, %v", complete, err)
+	}
 }
 
 // TestRelationServerAway: no answer is no "no".

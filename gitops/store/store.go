@@ -166,6 +166,18 @@ func (s *Store) adopt(st state) {
 	s.state = st
 }
 
+// letGo drops the open files of a pack that was written anew.
+func (s *Store) letGo(name string) {
+	s.packs = slices.DeleteFunc(s.packs, func(p *pack) bool {
+		if p.name != name {
+			return false
+		}
+		p.gone = true
+		p.close()
+		return true
+	})
+}
+
 // sweep removes what the state does not name: what a killed process left.
 func (s *Store) sweep() error {
 	listed := map[string]bool{}
