@@ -134,17 +134,25 @@ func (b blob) Compressed() (io.ReadCloser, error) {
 
 type metered struct {
 	io.ReadCloser
-	blob blob
+	blob   blob
+	closed atomic.Bool
 }
 
 func (m *metered) Read(p []byte) (int, error) {
 	n, err := m.ReadCloser.Read(p)
 	m.blob.sent.Add(int64(n))
 	m.blob.meter.add(int64(n))
-	if err != nil && err != io.EOF {
+	// What is closed is the connection's matter: go-containerregistry reads a
+	// body again that was sent already when a token expired, and that passes.
+	if err != nil && err != io.EOF && !m.closed.Load() {
 		err = &localError{err}
 	}
 	return n, err
+}
+
+func (m *metered) Close() error {
+	m.closed.Store(true)
+	return m.ReadCloser.Close()
 }
 
 // localError is our side's: reading the layer failed, not sending it.

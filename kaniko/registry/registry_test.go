@@ -2,11 +2,17 @@ package registry_test
 
 import (
 	"errors"
+	"io"
 	"slices"
 	"testing"
+	"testing/iotest"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"towpath.dev/towpath/e2e/lab"
 	"towpath.dev/towpath/kaniko/registry"
@@ -87,5 +93,42 @@ func TestPushTagAndReadBack(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// unreadable is a layer that turns out to be another than it was.
+type unreadable struct {
+	v1.Layer
+	err error
+}
+
+func (u unreadable) Compressed() (io.ReadCloser, error) {
+	content, err := u.Layer.Compressed()
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(io.MultiReader(io.LimitReader(content, 100), iotest.ErrReader(u.err))), nil
+}
+
+// TestLayerCannotBeRead is our own side's failure: it is told from the
+// registry's, and not tried again.
+func TestLayerCannotBeRead(t *testing.T) {
+	t.Parallel()
+	server := lab.NewMemoryRegistry(t, lab.RegistryOptions{})
+	layer, err := random.Layer(10_000, types.OCILayer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := errors.New("changed on disk")
+	image, err := mutate.AppendLayers(empty.Image, unreadable{layer, broken})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, _, err = open(t, server).Push(t.Context(), image, nil)
+	if !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	if tries := server.Requests(lab.UploadData); len(tries) > 1 {
+		t.Errorf("it was tried %d times", len(tries))
 	}
 }
