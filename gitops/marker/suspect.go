@@ -65,9 +65,9 @@ func attempted(comment string) bool {
 
 // anyMentions lists what a file that cannot be parsed mentions, as far as that
 // can be told from its lines.
-func (t *text) anyMentions() []suspect {
+func anyMentions(src []byte) []suspect {
 	var found []suspect
-	for rest := t.src; len(rest) > 0; {
+	for rest := src; len(rest) > 0; {
 		line, after, _ := bytes.Cut(rest, []byte("\n"))
 		rest = after
 		if hash := bytes.IndexByte(line, '#'); hash >= 0 && alludes(line[hash:]) {
