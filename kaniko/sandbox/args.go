@@ -20,11 +20,11 @@ func (b *Builder) kanikoArgs(job Job, bases bool) []string {
 		"/kaniko/executor",
 		"--force", // it does not recognise this kind of container
 		"--log-format=text",
-		"--context=dir:///workspace",
-		"--dockerfile=/workspace/" + order.Dockerfile,
+		"--context=dir://" + seenContext,
+		"--dockerfile=" + seenContext + "/" + order.Dockerfile,
 		"--custom-platform=" + order.Platform,
 		"--no-push",
-		"--oci-layout-path=/out/image",
+		"--oci-layout-path=" + seenOut + "/image",
 		"--destination=towpath.invalid/image:1", // asked for, never reached
 		// By content: every file of the context has the commit's time, and a
 		// step may restore times, so times alone would miss changes.
@@ -41,7 +41,7 @@ func (b *Builder) kanikoArgs(job Job, bases bool) []string {
 	if bases {
 		// The base cache is consulted only together with the layer cache, so that
 		// one is switched on and everything in it off.
-		args = append(args, "--cache=true", "--cache-dir=/bases", "--cache-ttl=8760h", "--cache-repo=oci:/kaniko/no-layers", "--no-push-cache", "--cache-run-layers=false", "--cache-copy-layers=false")
+		args = append(args, "--cache=true", "--cache-dir="+seenBases, "--cache-ttl=8760h", "--cache-repo=oci:/kaniko/no-layers", "--no-push-cache", "--cache-run-layers=false", "--cache-copy-layers=false")
 	}
 	if job.Insecure {
 		for _, entry := range b.Allow {

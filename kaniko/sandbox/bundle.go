@@ -13,6 +13,16 @@ import (
 // ids is how many user and group ids a build has: 0 to 65535 inside.
 const ids = 65536
 
+// What the build sees is below kaniko's own directory, the only one that cannot
+// be in the way of an image: whoever builds in /workspace finds it empty. Stages
+// and images copied from have directories there too, none of which begins with
+// a dot.
+const (
+	seenContext = "/kaniko/.context"
+	seenBases   = "/kaniko/.bases"
+	seenOut     = "/kaniko/.out"
+)
+
 // capabilities are what unpacking an image and a package manager need as root.
 // None of them reaches beyond the build's own files and processes.
 var capabilities = []string{
@@ -88,11 +98,11 @@ func (b bundle) spec() *specs.Spec {
 			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
 			readonly(b.executor, "/kaniko/executor"),
 			readonly(b.place.inBox("certs"), "/kaniko/ssl/certs"),
-			readonly(b.place.inBox("bases"), "/bases"),
-			readonly(b.place.inBox("context"), "/workspace"),
+			readonly(b.place.inBox("bases"), seenBases),
+			readonly(b.place.inBox("context"), seenContext),
 			readonly(b.place.inBox("resolv.conf"), "/etc/resolv.conf"),
 			readonly(b.place.inBox("hosts"), "/etc/hosts"),
-			{Source: b.place.inBox("out"), Destination: "/out", Type: "bind", Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
+			{Source: b.place.inBox("out"), Destination: seenOut, Type: "bind", Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
 		},
 		Linux: &specs.Linux{
 			UIDMappings: mapping,

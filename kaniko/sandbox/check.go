@@ -76,7 +76,7 @@ func (b *Builder) Check(ctx context.Context) []error {
 
 // try runs the executor in the sandbox, as a build would be.
 func (b *Builder) try(ctx context.Context) error {
-	p, err := b.claim(ctx)
+	p, err := b.claim()
 	if err != nil {
 		return err
 	}

@@ -59,18 +59,18 @@ func TestHostileSteps(t *testing.T) {
 		{
 			name: "writing what is not the build's",
 			run: "RUN probe write /proc/sys/kernel/core_pattern /proc/sys/kernel/hostname /proc/sys/net/ipv4/ip_forward /proc/sysrq-trigger " +
-				"/workspace/Dockerfile /workspace/new /bases/new /kaniko/executor /kaniko/ssl/certs/new /etc/resolv.conf /etc/hosts /proc/1/oom_score_adj-",
+				"/kaniko/.context/Dockerfile /kaniko/.context/new /kaniko/.bases/new /kaniko/executor /kaniko/ssl/certs/new /etc/resolv.conf /etc/hosts /proc/1/oom_score_adj-",
 		},
 		{
 			name: "links out of the output",
-			run:  "RUN mkdir /out/links && ln -s DECOY /out/links/decoy && ln -s /etc/shadow /out/links/shadow && ln -s DECOY /decoy && ln -s / /out/root",
+			run:  "RUN mkdir /kaniko/.out/links && ln -s DECOY /kaniko/.out/links/decoy && ln -s /etc/shadow /kaniko/.out/links/shadow && ln -s DECOY /decoy && ln -s / /kaniko/.out/root",
 		},
 		{
 			name: "setuid programs and forbidding modes",
-			run:  "RUN cp /bin/busybox /out/su && chmod 6755 /out/su && cp /bin/busybox /su && chmod 6777 /su && mkdir -p /out/closed/closed && chmod 0 /out/closed/closed /out/closed",
+			run:  "RUN cp /bin/busybox /kaniko/.out/su && chmod 6755 /kaniko/.out/su && cp /bin/busybox /su && chmod 6777 /su && mkdir -p /kaniko/.out/closed/closed && chmod 0 /kaniko/.out/closed/closed /kaniko/.out/closed",
 		},
 		{name: "a process that outlives its step", run: "RUN probe daemon"},
-		{name: "a digest file and a layout of its own", run: "RUN mkdir -p /out/image && echo mine > /out/image/index.json && echo sha256:0 > /out/digest"},
+		{name: "a digest file and a layout of its own", run: "RUN mkdir -p /kaniko/.out/image && echo mine > /kaniko/.out/image/index.json && echo sha256:0 > /kaniko/.out/digest"},
 
 		{name: "too many processes", run: "RUN probe forks", tune: func(b *sandbox.Builder) { b.Pids = 100 }, fails: "more processes than the 100"},
 		{
@@ -79,7 +79,7 @@ func TestHostileSteps(t *testing.T) {
 		},
 		{name: "too much memory", run: "RUN probe memory", tune: func(b *sandbox.Builder) { b.Memory = 256 << 20 }, fails: "more memory than the 256 MiB"},
 		{name: "too large a file", run: "RUN probe fill /var/big", tune: smallDisk, fails: "build: "},
-		{name: "too large an output", run: "RUN probe fill /out/big & probe fill /out/big2 & probe fill /out/big3; wait", tune: smallDisk, fails: "more disk than the 300 MiB"},
+		{name: "too large an output", run: "RUN probe fill /kaniko/.out/big & probe fill /kaniko/.out/big2 & probe fill /kaniko/.out/big3; wait", tune: smallDisk, fails: "more disk than the 300 MiB"},
 		{name: "too many files", run: "RUN probe files /var", tune: func(b *sandbox.Builder) { b.Disk = 80 << 20 }, fails: "more disk than the 80 MiB"},
 		{name: "files without a name", run: "RUN probe hidden /var", tune: smallDisk, fails: "more disk than the 300 MiB"},
 		{name: "a sparse file", run: "RUN probe sparse /var/sparse", tune: smallDisk},

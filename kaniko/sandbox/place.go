@@ -46,7 +46,7 @@ func (p *place) path(elements ...string) string {
 }
 
 // claim takes the first free place and clears what a killed build left there.
-func (b *Builder) claim(ctx context.Context) (*place, error) {
+func (b *Builder) claim() (*place, error) {
 	if err := b.makeDirs(); err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (b *Builder) claim(ctx context.Context) (*place, error) {
 		if p == nil {
 			continue
 		}
-		if err := p.clear(ctx); err != nil {
+		if err := p.clear(); err != nil {
 			p.unlock()
 			return nil, fmt.Errorf("clear what an earlier build left: %w", err)
 		}
@@ -269,10 +269,10 @@ func (p *place) mountBox() error {
 	return nil
 }
 
-// clear ends what runs in the place and removes its directory. It asks no
-// context for leave: half a clean-up helps nobody. It takes at most some
-// seconds, unless a disk hangs.
-func (p *place) clear(context.Context) error {
+// clear ends what runs in the place and removes its directory. It knows no
+// context: half a clean-up helps nobody. It takes some seconds at most, unless
+// a disk hangs.
+func (p *place) clear() error {
 	if err := p.kill(); err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (p *place) kill() error {
 // release clears the place and gives it up.
 func (p *place) release() error {
 	defer p.unlock()
-	return p.clear(context.Background())
+	return p.clear()
 }
 
 func (p *place) unlock() { p.lock.Close() }

@@ -93,7 +93,7 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 	}
 	defer done()
 
-	p, err := b.claim(ctx)
+	p, err := b.claim()
 	if err != nil {
 		return Built{}, err
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -276,7 +277,7 @@ func TestTwoStages(t *testing.T) {
 	w.dockerfile(t, `FROM BASE AS build
 ARG TARGETARCH
 ARG GREETING
-WORKDIR /src
+WORKDIR /workspace
 COPY . .
 RUN mkdir /site && sed "s/@COLOUR@/$(cat colour)/" page.html > /site/index.html
 RUN echo "$GREETING from $TARGETARCH as $(id -u)" > /site/greeting && chown -R 1000:1000 /site && chmod 4755 /site/greeting
@@ -305,6 +306,13 @@ CMD ["httpd"]
 			t.Errorf("%s belongs to %d, want 1000", path, files[path].uid)
 		}
 	}
+	for path := range files {
+		for _, ours := range []string{"kaniko/", "workspace/", "etc/hosts", "etc/resolv.conf", "proc/", "dev/", "out/", "bases/"} {
+			if strings.HasPrefix(path, ours) {
+				t.Errorf("the image has %s, which is the sandbox's", path)
+			}
+		}
+	}
 	config, err := image.ConfigFile()
 	if err != nil {
 		t.Fatal(err)
@@ -326,7 +334,7 @@ type file struct {
 	uid     int
 }
 
-// contents are the regular files of a flattened image.
+// contents are the entries of a flattened image.
 func contents(t *testing.T, image v1.Image) map[string]file {
 	t.Helper()
 	flat := mutate.Extract(image)
@@ -345,6 +353,24 @@ func contents(t *testing.T, image v1.Image) map[string]file {
 			t.Fatal(err)
 		}
 		files[strings.TrimPrefix(header.Name, "/")] = file{string(content), header.Uid}
+	}
+}
+
+// TestOnlyWhatWasCopied: an image from scratch has no trace of the sandbox.
+func TestOnlyWhatWasCopied(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, map[string]string{"a": "1", "b/c": "2", ".dockerignore": "b/ignored\nDockerfile\n", "b/ignored": "3"})
+	w.dockerfile(t, "FROM scratch\nWORKDIR /workspace\nCOPY . .\nCOPY --chown=7:7 a /etc/a\n")
+	built, err := w.builder.Run(t.Context(), w.job())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, end(w.log(t)))
+	}
+	want := map[string]file{
+		"": {}, "etc": {}, "etc/a": {"1", 7},
+		"workspace": {}, "workspace/.dockerignore": {"b/ignored\nDockerfile\n", 0}, "workspace/a": {"1", 0}, "workspace/b": {}, "workspace/b/c": {"2", 0},
+	}
+	if diff := cmp.Diff(want, contents(t, w.image(t, built.Digest)), cmp.AllowUnexported(file{})); diff != "" {
+		t.Errorf("files (-want +got):\n%s", diff)
 	}
 }
 

@@ -120,7 +120,7 @@ func TestNextBuildClearsUp(t *testing.T) {
 func TestSweepSparesTheLiving(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
-	w.dockerfile(t, "FROM BASE\nRUN echo now waiting && while ! test -e /out/go; do sleep 0.05; done; echo went on\n")
+	w.dockerfile(t, "FROM BASE\nRUN echo now waiting && while ! test -e /kaniko/.out/go; do sleep 0.05; done; echo went on\n")
 	living := w.startDoomed(t, "now waiting")
 	if err := w.builder.Sweep(t.Context()); err != nil {
 		t.Fatal(err)

@@ -235,7 +235,7 @@ func descriptors([]string) {
 			continue
 		}
 		known := false
-		for _, prefix := range []string{"pipe:", "anon_inode:", "socket:", "/dev/", "/kaniko/", "/proc", "/workspace/"} {
+		for _, prefix := range []string{"pipe:", "anon_inode:", "socket:", "/dev/", "/kaniko/", "/proc", "/kaniko/.context/"} {
 			known = known || strings.HasPrefix(target, prefix)
 		}
 		if !known {
@@ -454,7 +454,7 @@ func talk([]string) {
 // daemon leaves a process behind that wants to outlive the step, the build and
 // the sandbox.
 func daemon(args []string) {
-	child := exec.Command("/bin/sh", "-c", "trap '' TERM HUP INT; while true; do echo mine > /out/late 2>/dev/null; sleep 0.1; done")
+	child := exec.Command("/bin/sh", "-c", "trap '' TERM HUP INT; while true; do echo mine > /kaniko/.out/late 2>/dev/null; sleep 0.1; done")
 	child.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := child.Start(); err != nil {
 		panic(err)
