@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"towpath.dev/towpath/kaniko"
 )
 
@@ -115,4 +117,26 @@ func TestOrdersThatAreRefused(t *testing.T) {
 			t.Errorf("%s: something was started", text)
 		}
 	}
+}
+
+// TestFullDisk is the machinery's fault, and tried again.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.builder.Dir = t.TempDir()
+	if err := unix.Mount("tmpfs", w.builder.Dir, "tmpfs", 0, "size=200m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(w.builder.Dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	w.dockerfile(t, "FROM BASE\nRUN probe spin\n")
+	_, err := w.builder.Run(t.Context(), w.job())
+	var fault *kaniko.BuildError
+	if err == nil || errors.As(err, &fault) || !strings.Contains(err.Error(), "is full") {
+		t.Errorf("got %v, want that the disk is full\n%s", err, end(w.log(t)))
+	}
+	w.nothingLeft(t)
 }
