@@ -24,6 +24,9 @@ const (
 // ErrStranger refuse this bump, and nothing of it was pushed; ErrBusy asks to
 // try again. Any other may come after the push was applied: Promoted tells.
 func (f *Fleet) Promote(ctx context.Context, b Bump) (Promotion, error) {
+	if err := f.life.Err(); err != nil {
+		return Promotion{}, f.fault("promote "+b.Image.Name, err)
+	}
 	f.known.add(b.Image)
 	r := &request{ctx: ctx, bump: b, made: map[gitops.Hash]*Promotion{}, done: make(chan struct{})}
 	f.batches.join(f, r)
@@ -95,11 +98,22 @@ func (b *batches) join(f *Fleet, r *request) {
 	})
 }
 
+// take returns the next batch: one request an image. A second one for an image
+// waits, to find that the ledger has moved.
 func (b *batches) take() []*request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	batch := b.waiting
-	b.waiting = nil
+	var batch, later []*request
+	images := map[string]bool{}
+	for _, r := range b.waiting {
+		if name := r.bump.Image.Name; !images[name] {
+			images[name] = true
+			batch = append(batch, r)
+		} else {
+			later = append(later, r)
+		}
+	}
+	b.waiting = later
 	b.running = len(batch) > 0
 	return batch
 }

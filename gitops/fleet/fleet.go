@@ -72,8 +72,9 @@ type Options struct {
 	// rotated one is used.
 	Signer func() (*trust.Signer, error)
 	Keys   func() (*trust.Keyring, error)
-	// MaxAge is how old a reading of the branch and the ledger Promoted may
-	// reuse. Promote always reads.
+	// MaxAge is how old a reading of the branch and the ledger may be that
+	// Promoted reuses, and that Promote begins with: it decides by what was
+	// read, and the push compares that with what is.
 	MaxAge time.Duration
 	Log    *slog.Logger     // nil: silent
 	Now    func() time.Time // nil: time.Now

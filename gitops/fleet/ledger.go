@@ -9,6 +9,7 @@ import (
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/bump"
+	"towpath.dev/towpath/gitops/store"
 	"towpath.dev/towpath/gitops/trust"
 )
 
@@ -69,13 +70,19 @@ func (f *Fleet) ledgerEntry(image string, commit gitops.Hash) (*Entry, error) {
 	fault := func(err error) error {
 		return &LedgerError{Ref: f.ledgerRef(image), Commit: commit, Err: err}
 	}
-	c, err := f.store.Commit(commit)
-	if err != nil {
-		return nil, err
-	}
-	r, err := f.readRecord(c)
-	if err != nil {
-		return nil, fault(err)
+	r := f.history.records[commit]
+	if r == nil || !r.signed {
+		c, err := f.store.Commit(commit)
+		if errors.Is(err, store.ErrCorrupt) {
+			return nil, err
+		}
+		if err != nil {
+			return nil, fault(err)
+		}
+		if r, err = f.readRecord(c); err != nil {
+			return nil, fault(err)
+		}
+		f.history.records[commit] = r
 	}
 	if r.Image != image {
 		return nil, fault(fmt.Errorf("it is about image %s", r.Image))

@@ -96,9 +96,9 @@ func (f *Fleet) round(ctx context.Context, batch []*request, last *trial, final 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 
-	// Where do branch and ledger stand? Asked anew each time, and after a push
-	// too: its answer may have been lost, or a lie.
-	w, err := f.read(ctx)
+	// Where do branch and ledger stand? Asked anew after every push: its answer
+	// may have been lost, or a lie.
+	w, err := f.start(ctx, last)
 	if err != nil {
 		fail(batch, last.explain(err))
 		return nil, nil, false
@@ -129,6 +129,20 @@ func (f *Fleet) round(ctx context.Context, batch []*request, last *trial, final 
 
 	// Push: the branch and every ledger, from what was read to what was made.
 	return batch, f.send(ctx, w, p), false
+}
+
+// start reads the world, or begins with the reading that the bump was decided on
+// if that is young enough (MaxAge). Should it be outdated, the push compares and
+// fails, and the next round knows better.
+func (f *Fleet) start(ctx context.Context, last *trial) (*world, error) {
+	w := f.readings.young(f.MaxAge)
+	if w == nil || last != nil {
+		return f.read(ctx)
+	}
+	if err := f.watchKeys(); err != nil {
+		return nil, err
+	}
+	return w, f.fetchLedgers(ctx, w)
 }
 
 // confirm answers those whose fate the ledger tells: done, where it names a

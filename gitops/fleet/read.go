@@ -28,6 +28,9 @@ type world struct {
 // began after its call, or one that is younger than MaxAge. An error is about
 // this image, or about the whole target.
 func (f *Fleet) Promoted(ctx context.Context, image Image) (State, error) {
+	if err := f.life.Err(); err != nil {
+		return State{}, f.fault("read", err)
+	}
 	f.known.add(image)
 	for mended := 0; ; mended++ {
 		w, err := f.readings.get(ctx, f)
@@ -299,9 +302,10 @@ func (r *readings) join(f *Fleet) *reading {
 func (r *readings) start(f *Fleet, it *reading) {
 	it.begun = time.Now()
 	f.work.Go(func() {
+		// Held to the end: a push in between would make this reading old news.
 		f.mu.Lock()
+		defer f.mu.Unlock()
 		it.world, it.err = f.read(f.life)
-		f.mu.Unlock()
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if it.err == nil {
@@ -313,6 +317,16 @@ func (r *readings) start(f *Fleet, it *reading) {
 		}
 		close(it.done)
 	})
+}
+
+// young returns the last reading if it is not older than that.
+func (r *readings) young(age time.Duration) *world {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == nil || time.Since(r.last.begun) > age {
+		return nil
+	}
+	return r.last.world
 }
 
 // forget makes the next caller read: we have just changed the world.
