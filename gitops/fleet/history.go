@@ -257,10 +257,11 @@ func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []g
 		c := heap.Pop(&p.queue).(gitops.Commit)
 		by := p.sides[c.Hash]
 		back := ours
-		if by == fromBase {
-			back = theirs
-		} else if by == fromTip {
+		switch by {
+		case fromTip:
 			order = append(order, c)
+		case fromBase:
+			back = theirs
 		}
 		parents, err := back.parents(ctx, c)
 		if err != nil {

@@ -159,7 +159,7 @@ func (c *comparison) evidence(ctx context.Context, site Found) (evidence, error)
 	p := placeOf(site)
 	then, known := c.at[p]
 	wrote := known && c.wrote(p, then)
-	if !wrote && !(known && then == site.Value) {
+	if !wrote && (!known || then != site.Value) {
 		// The bump knew no such marker. It may be new, or moved here since.
 		t, err := c.trace(ctx, site)
 		if err != nil {

@@ -58,7 +58,7 @@ func (f *Fleet) entry(ctx context.Context, w *world, image string) (e *Entry, be
 	if e == nil {
 		return onBranch, true, nil
 	}
-	newer, err := f.follows(ctx, w, onBranch, e)
+	newer, err := f.follows(ctx, onBranch, e)
 	if err != nil || !newer {
 		return e, false, err
 	}
@@ -111,7 +111,7 @@ func (f *Fleet) newestInHistory(ctx context.Context, w *world, image string) (*E
 // follows tells whether a bump found on the branch was made after the one that
 // the ledger names: the ledger then missed it. A bump that the ledger's own
 // stands on is older, and so is one from before the branch was set back.
-func (f *Fleet) follows(ctx context.Context, w *world, found, ledger *Entry) (bool, error) {
+func (f *Fleet) follows(ctx context.Context, found, ledger *Entry) (bool, error) {
 	older, err := f.history.contains(ctx, ledger.Bump, found.Bump)
 	if err != nil || older {
 		return false, err

@@ -135,7 +135,7 @@ func (f *Fleet) look(ctx context.Context) (*world, error) {
 		return nil, err
 	}
 	w.tree = head.Tree
-	found := false
+	var found bool
 	if w.view, found, err = f.scanner.view(ctx, f.store, w.tree, f.path); err != nil {
 		return nil, fmt.Errorf("scan: %w", err)
 	}

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -155,8 +156,12 @@ func (f *Fleet) stale(ctx context.Context, w *world, image Image, proposed *prop
 	}
 	for file, lines := range edited {
 		now, err := resolve(f.store, w.tree, strings.Split(file, "/"))
-		if err != nil || now.Hash.IsZero() {
-			return true, nil // gone, or a link now
+		var link *LinkError
+		if errors.As(err, &link) || err == nil && now.Hash.IsZero() {
+			return true, nil // what the proposal edits is gone
+		}
+		if err != nil {
+			return false, err
 		}
 		if now.Hash == then.files[file] {
 			continue

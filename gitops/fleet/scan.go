@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -277,8 +278,12 @@ func (s *scanner) read(h gitops.Hash, src []byte) *blobScan {
 // the file or the marker is not there.
 func (s *scanner) value(r reader, root gitops.Hash, p place) (value string, found bool, err error) {
 	e, err := resolve(r, root, strings.Split(p.File, "/"))
-	if err != nil || e.Hash.IsZero() || (e.Kind() != store.ModeFile && e.Kind() != store.ModeExecutable) {
-		return "", false, nil // a link in its way: not there, as far as we are concerned
+	var link *LinkError
+	if errors.As(err, &link) {
+		return "", false, nil // not there, as far as we are concerned
+	}
+	if err != nil || e.Kind() != store.ModeFile && e.Kind() != store.ModeExecutable {
+		return "", false, err
 	}
 	b, err := s.blob(r, e.Hash)
 	if err != nil || b == nil {
