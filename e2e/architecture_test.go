@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -71,4 +72,26 @@ func packages(t *testing.T) []goPackage {
 		t.Fatalf("go list names %d packages: the test would see nothing", len(all))
 	}
 	return all
+}
+
+// TestEveryDependencyHasItsReason: a module that go.mod asks for directly is
+// named in ARCHITECTURE.md with what it is there for.
+func TestEveryDependencyHasItsReason(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{if not .Main}}{{if not .Indirect}}{{.Path}}{{end}}{{end}}", "all").Output()
+	if err != nil {
+		t.Fatalf("go list -m: %v", err)
+	}
+	text, err := os.ReadFile("../ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	direct := strings.Fields(string(out))
+	if len(direct) < 10 {
+		t.Fatalf("go.mod asks for %d modules: the test would see nothing", len(direct))
+	}
+	for _, module := range direct {
+		if !strings.Contains(string(text), "`"+module+"`") {
+			t.Errorf("ARCHITECTURE.md does not say what %s is there for", module)
+		}
+	}
 }

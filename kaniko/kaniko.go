@@ -10,6 +10,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -153,8 +154,13 @@ func (e *BuildError) Error() string {
 
 func (e *BuildError) Unwrap() error { return e.Err }
 
-// Hint says where to read more.
+// Hint says what to do, where the fault is known well enough, or where to read
+// more.
 func (e *BuildError) Hint() string {
+	var own interface{ Hint() string }
+	if errors.As(e.Err, &own) && own.Hint() != "" {
+		return own.Hint()
+	}
 	if e.Log == "" {
 		return "mend the commit or its config: the same commit is not built again"
 	}

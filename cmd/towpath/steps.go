@@ -121,7 +121,10 @@ func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]str
 		return nil, err
 	}
 	defer remote.Close()
-	exported, err := source.Export(ctx, remote, commit, source.ExportOptions{Dir: step.Context, Path: order.Path})
+	exported, err := source.Export(ctx, remote, commit, source.ExportOptions{
+		Dir: step.Context, Path: order.Path, Ref: order.Source.Ref,
+		Scratch: filepath.Dir(step.Context), // cleared with the build's directory, whatever becomes of this process
+	})
 	if err != nil {
 		return nil, err
 	}
