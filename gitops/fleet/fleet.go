@@ -30,7 +30,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"text/template"
@@ -243,11 +245,7 @@ func (k *knownImages) add(image Image) {
 func (k *knownImages) names() []string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	names := make([]string, 0, len(k.images))
-	for name := range k.images {
-		names = append(names, name)
-	}
-	return names
+	return slices.Sorted(maps.Keys(k.images))
 }
 
 // ours tells whether some image of ours edits a policy's markers.

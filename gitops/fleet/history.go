@@ -3,10 +3,12 @@ package fleet
 import (
 	"container/heap"
 	"context"
+	"errors"
 	"fmt"
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/store"
+	"towpath.dev/towpath/gitops/wire"
 )
 
 // maxHistory bounds how many commits a search looks at before it goes by what
@@ -21,6 +23,7 @@ type history struct {
 	// record says what a commit tells of our promotions; nil: nothing.
 	record func(commit gitops.Commit) (*record, error)
 
+	tips    []gitops.Hash           // what the server's refs name, as last read
 	records map[gitops.Hash]*record // of commits that tell something
 	last    *chronicle
 }
@@ -41,9 +44,9 @@ func (h *history) forget() { h.records, h.last = map[gitops.Hash]*record{}, nil 
 // past is one way back from a tip. It fetches what the copy lacks in steps that
 // grow, so that a long way takes few requests and a short one little data.
 type past struct {
-	store *store.Store
-	tip   gitops.Hash
-	by    int // generations to fetch when the copy ends
+	*history
+	tip gitops.Hash
+	by  int // generations to fetch when the copy ends
 }
 
 // shortWay suits questions that are mostly answered by the last few commits;
@@ -53,21 +56,20 @@ const (
 	longWay  = maxHistory
 )
 
-func (h *history) back(tip gitops.Hash, by int) *past { return &past{store: h.store, tip: tip, by: by} }
+func (h *history) back(tip gitops.Hash, by int) *past { return &past{history: h, tip: tip, by: by} }
 
 // parents reads a commit's parents.
 func (p *past) parents(ctx context.Context, c gitops.Commit) ([]gitops.Commit, error) {
 	parents := make([]gitops.Commit, 0, len(c.Parents))
 	for _, hash := range c.Parents {
 		for !p.store.Has(hash) {
-			complete, err := p.store.Deepen(ctx, p.tip, p.by)
+			complete, err := p.deepen(ctx)
 			if err != nil {
 				return nil, fmt.Errorf("read history: %w", err)
 			}
 			if complete && !p.store.Has(hash) {
 				return nil, fmt.Errorf("read history: commit %s is missing on the server", gitops.Short(hash))
 			}
-			p.by = min(p.by*8, longWay)
 		}
 		parent, err := p.store.Commit(hash)
 		if err != nil {
@@ -76,6 +78,27 @@ func (p *past) parents(ctx context.Context, c gitops.Commit) ([]gitops.Commit, e
 		parents = append(parents, parent)
 	}
 	return parents, nil
+}
+
+// deepen fetches the next step. A server that speaks the old protocol hands out
+// only what its refs name: then all of that is deepened, since one of them must
+// lead to the tip.
+func (p *past) deepen(ctx context.Context) (complete bool, err error) {
+	by := p.by
+	p.by = min(by*8, longWay)
+	complete, err = p.store.Deepen(ctx, p.tip, by)
+	if !errors.Is(err, wire.ErrNotAdvertised) {
+		return complete, err
+	}
+	complete = true
+	for _, tip := range p.tips {
+		whole, err := p.store.Deepen(ctx, tip, by)
+		if err != nil {
+			return false, err
+		}
+		complete = complete && whole
+	}
+	return complete, nil
 }
 
 // walk visits a commit and its ancestors, children before parents as far as

@@ -11,7 +11,13 @@ import (
 
 func TestRevertStays(t *testing.T) {
 	t.Parallel()
-	y := newYard(t, plainFiles())
+	t.Run("newest protocol", func(t *testing.T) { t.Parallel(); revertStays(t, lab.GitOptions{}) })
+	// Where only what refs name can be fetched, as over most SSH servers.
+	t.Run("old protocol", func(t *testing.T) { t.Parallel(); revertStays(t, lab.GitOptions{V0: true}) })
+}
+
+func revertStays(t *testing.T, options lab.GitOptions) {
+	y := newYard(t, plainFiles(), options)
 	f := y.fleet()
 	y.promote(f, podinfo, 1)
 	p := y.promote(f, podinfo, 2)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -192,10 +193,16 @@ func (f *Fleet) fetchHead(ctx context.Context, w *world) error {
 // fetchLedgers brings the ledger and review commits of every image that was
 // asked about, in one request.
 func (f *Fleet) fetchLedgers(ctx context.Context, w *world) error {
+	f.history.tips = []gitops.Hash{w.head}
 	var missing []gitops.Hash
 	want := func(ref string) {
-		if h, ok := w.refs[ref]; ok && !f.store.Has(h) {
-			missing = append(missing, h)
+		tip, ok := w.refs[ref]
+		if !ok || slices.Contains(f.history.tips, tip) {
+			return
+		}
+		f.history.tips = append(f.history.tips, tip)
+		if !f.store.Has(tip) {
+			missing = append(missing, tip)
 		}
 	}
 	for _, image := range f.known.names() {

@@ -122,7 +122,7 @@ func TestReviewBranchWithAStranger(t *testing.T) {
 
 func TestReviewStaysUntilItConflicts(t *testing.T) {
 	t.Parallel()
-	y := newYard(t, plainFiles())
+	y := newYard(t, plainFiles(), lab.GitOptions{V0: true})
 	f := y.fleet(forReview)
 	p := y.promote(f, podinfo, 1)
 
