@@ -50,9 +50,11 @@ func (w *walker) walk() *Error {
 		}
 	}
 	w.names.number(w.file.sites)
-	if Mentions(w.text.src) {
-		w.suspects()
+	if !Mentions(w.text.src) {
+		w.file.suspects = nil // a value of several lines may read as if it alluded
+		return nil
 	}
+	w.suspects()
 	return nil
 }
 
