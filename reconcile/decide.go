@@ -71,10 +71,8 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 	}
 
 	base := gitops.Short(entry.Source)
-	if word := choice.Accepted; word != "" && !(entry.Source == choice.Commit.Hash && entry.Accepted != "") {
-		if entry.Source != choice.Commit.Hash || promoted.Standing == fleet.Undone || promoted.Standing == fleet.TakenOver {
-			return Verdict{Action: Promote, State: Promoted, Reason: candidate + " is accepted by the config", Accepted: word}
-		}
+	if accepted(promoted, choice) {
+		return Verdict{Action: Promote, State: Promoted, Reason: candidate + " is accepted by the config", Accepted: choice.Accepted}
 	}
 	if promoted.Standing == fleet.Unfilled && choice.Relation != gitops.Ahead {
 		return Verdict{Action: Fill, State: Promoted, Reason: "a marker that never held a value of ours gets the image of " + base}
@@ -96,6 +94,22 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 		}
 	default:
 		return Verdict{State: Failed, Reason: fmt.Sprintf("the history at hand does not say how %s stands to the promoted %s", candidate, base)}
+	}
+}
+
+// accepted tells whether a person's word for the chosen commit still has
+// something to say: it counts once, which the ledger's entry remembers.
+func accepted(promoted fleet.State, choice source.Choice) bool {
+	entry := promoted.Entry
+	switch {
+	case choice.Accepted == "":
+		return false
+	case entry.Source != choice.Commit.Hash:
+		return true
+	case entry.Accepted != "":
+		return false
+	default:
+		return promoted.Standing == fleet.Undone || promoted.Standing == fleet.TakenOver
 	}
 }
 

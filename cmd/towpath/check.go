@@ -44,7 +44,6 @@ type checker struct {
 	cfg *config.Config
 	w   *wiring
 
-	mu       sync.Mutex
 	findings []finding
 }
 

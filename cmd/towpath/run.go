@@ -48,7 +48,7 @@ func (g *globals) runOnce(ctx context.Context, image string) error {
 		return err
 	}
 	defer w.close()
-	w.builder.Sweep(ctx)
+	w.sweep(ctx)
 	loop := reconcile.Loop{Report: g.reporter(cfg)}
 	outcomes, err := within(ctx, func() []reconcile.Outcome { return loop.Once(ctx, groups) })
 	if err != nil {
@@ -67,7 +67,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 		return err
 	}
 	defer w.close()
-	w.builder.Sweep(ctx)
+	w.sweep(ctx)
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
 
 	report := g.reporter(cfg)

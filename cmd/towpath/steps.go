@@ -43,7 +43,7 @@ func newFetch(g *globals) *cobra.Command {
 }
 
 // newPublish is the last step of a build: hidden, since builders start it.
-func newPublish(g *globals) *cobra.Command {
+func newPublish() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use: "publish", Hidden: true, Args: noArguments,

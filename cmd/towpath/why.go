@@ -39,7 +39,7 @@ func newWhy(g *globals) *cobra.Command {
 		Long: `Says why an image stands as it does. X is an image's name, a source commit, an
 image's digest or a bump commit; hashes may be cut to 7 digits or more. Changes
 nothing.`,
-		Args: func(cmd *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usageError{errors.New("why takes one argument"), "towpath why IMAGE, or a commit, a digest or a bump"}
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -280,6 +281,13 @@ func (w *wiring) prepareBuilder(cfg *config.Config) error {
 	w.builds = reconcile.NewBuilds(cfg.Builder.Concurrency)
 	w.built = digest
 	return nil
+}
+
+// sweep clears what builds left that died with their daemon.
+func (w *wiring) sweep(ctx context.Context) {
+	if err := w.builder.Sweep(ctx); err != nil {
+		w.log.Warn("what an earlier build left was not cleared", "error", err)
+	}
 }
 
 // close gives up everything that is open.
