@@ -276,7 +276,7 @@ func (w *wiring) prepareBuilder(cfg *config.Config) error {
 		Dir:    filepath.Join(cfg.Cache, "builds"),
 		Memory: int64(cfg.Builder.Sandbox.Memory), Pids: cfg.Builder.Sandbox.PIDs,
 		Timeout: cfg.Builder.Timeout, Allow: cfg.Builder.Sandbox.Allow, Args: cfg.Builder.Kaniko.Args,
-		Log: w.log,
+		Log: w.log, Progress: w.progress,
 	}
 	w.builds = reconcile.NewBuilds(cfg.Builder.Concurrency)
 	w.built = digest
