@@ -20,6 +20,7 @@ import (
 type plan struct {
 	draft
 	signer  *trust.Signer
+	bare    bool                   // the branch alone, without its ledger
 	chains  map[string]*chain      // by the ref that they go to
 	ledgers map[string]gitops.Hash // by ref: the new value
 	batch   []*request
@@ -51,6 +52,7 @@ func (f *Fleet) compose(ctx context.Context, w *world, batch []*request) (*plan,
 	}
 	for len(batch) > 0 {
 		p := newPlan(f.store, signer, batch)
+		p.bare = f.bare || batch[0].declined != nil
 		var left []*request
 		for _, r := range batch {
 			var err error
@@ -128,7 +130,7 @@ func (f *Fleet) record(w *world, p *plan, c *chain, b Bump, e *edit, problems []
 	onBranch := e != nil
 	if e != nil {
 		changes, problems, parent, tree = e.changes, e.problems, c.tip, e.tree
-	} else if f.bare {
+	} else if p.bare {
 		if f.reviewed() {
 			return nil, ErrLedgerNeeded // an empty proposal is none
 		}
@@ -152,7 +154,7 @@ func (f *Fleet) record(w *world, p *plan, c *chain, b Bump, e *edit, problems []
 }
 
 func (f *Fleet) nameInLedger(p *plan, image string, commit gitops.Hash) {
-	if !f.bare {
+	if !p.bare {
 		p.ledgers[f.ledgerRef(image)] = commit
 	}
 }

@@ -106,7 +106,7 @@ type Fleet struct {
 	verdicts  map[string]verdict // by image: the last judgement and what it depended on
 	lastHead  gitops.Hash        // the branch when it was last read
 	caps      *wire.Capabilities // nil: not asked yet
-	bare      bool               // the server refused ledger refs: the branch alone tells
+	bare      bool               // the server takes branches and no ledger refs: the branch alone tells
 	ring      *trust.Keyring     // our keys at the last reading
 	ringNames string
 

@@ -176,6 +176,9 @@ func (f *Fleet) confirmed(ctx context.Context, w *world, r *request) (*Promotion
 		now = entry.Bump
 	}
 	if promotion, ours := r.made[now]; ours {
+		if r.declined != nil {
+			f.bare = true // without its ledger the branch was taken
+		}
 		if behind && !f.bare {
 			if err := f.bringForward(ctx, w, entry); err != nil {
 				return nil, fmt.Errorf("the bump is on the branch, but the ledger does not name it yet: %w", err)

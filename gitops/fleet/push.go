@@ -141,14 +141,12 @@ func (f *Fleet) withoutLedger(w *world, r *request, last *trial) outcome {
 	switch {
 	case r.declined != nil:
 		// The branch alone is refused as well: it was not the ledger.
-		f.bare = false
 		last.err = r.declined
 		return refused
 	case f.bare || f.keepsLedger(w):
 		return refused
 	}
 	r.declined = last.err
-	f.bare = true
 	return again
 }
 
