@@ -113,6 +113,14 @@ func (f *flight) abandoned(mu *sync.Mutex) bool {
 	return f.waiters == 0
 }
 
+// Forget lets builds that failed by their own fault be tried again, because the
+// config changed.
+func (b *Builds) Forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.faults)
+}
+
 // Slot runs a build when one of the slots is free.
 func (b *Builds) Slot(ctx context.Context, build func() (kaniko.Result, error)) (kaniko.Result, error) {
 	select {

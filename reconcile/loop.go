@@ -22,6 +22,10 @@ type Loop struct {
 	reports  sync.Mutex
 }
 
+// rounds is how often Once decides anew where another copy of Towpath was
+// faster.
+const rounds = 3
+
 // Once runs one complete round of every delivery and waits for its builds.
 func (l *Loop) Once(ctx context.Context, groups []Group) []Outcome {
 	var deliveries []*Delivery
@@ -32,8 +36,13 @@ func (l *Loop) Once(ctx context.Context, groups []Group) []Outcome {
 	var all sync.WaitGroup
 	for i, d := range deliveries {
 		all.Go(func() {
-			outcomes[i] = d.Deliver(ctx)
-			l.report(outcomes[i])
+			for range rounds {
+				outcomes[i] = d.Deliver(ctx)
+				l.report(outcomes[i])
+				if outcomes[i].State != Outdated || !d.Current() {
+					return
+				}
+			}
 		})
 	}
 	all.Wait()

@@ -26,7 +26,7 @@ const (
 	Broken    State = "broken"    // a person must mend the GitOps repository or the config
 	Failed    State = "failed"    // something did not work and is tried again
 	Faulty    State = "faulty"    // the commit does not build
-	Outdated  State = "outdated"  // the config changed under the build; the next round decides anew
+	Outdated  State = "outdated"  // the config or the ledger changed meanwhile; the next round decides anew
 	Suspended State = "suspended" // the brake is on
 )
 
@@ -80,6 +80,9 @@ func (o Outcome) failed(step string, err error) Outcome {
 	switch {
 	case errors.As(err, &fault):
 		o.State, o.Class = Faulty, Wait
+	case errors.Is(err, fleet.ErrMoved):
+		o.State = Outdated
+		o.Reason = "another copy of Towpath promoted meanwhile: decided anew"
 	case errors.Is(err, fleet.ErrNoMarker):
 		o.State, o.Class = Broken, Rested
 	case errors.Is(err, fleet.ErrForeign):

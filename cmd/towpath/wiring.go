@@ -61,6 +61,7 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 	if err := w.prepareBuilder(cfg); err != nil {
 		return nil, err
 	}
+	w.builds.Forget()
 	w.config = cfg
 
 	for i := range cfg.GitOps {
