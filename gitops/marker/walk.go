@@ -125,8 +125,8 @@ func (w *walker) scalar(n *yaml.Node, flow bool) {
 		return // nothing in the file stands for it
 	}
 	w.scalars = append(w.scalars, placed{n, flow})
-	if n.Style&^yaml.TaggedStyle == 0 && strings.Contains(n.Value, "#") && alludes([]byte(n.Value)) {
-		w.suspect(w.text.lineOf(n), "a comment needs a space before its #", mentioned(n.Value))
+	if hash := strings.IndexByte(n.Value, '#'); hash >= 0 && n.Style&^yaml.TaggedStyle == 0 && alludes([]byte(n.Value[hash:])) {
+		w.suspect(w.text.lineOf(n), "a comment needs a space before its #", mentioned(n.Value[hash:]))
 	}
 }
 
