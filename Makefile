@@ -40,8 +40,10 @@ lint: ## gofmt, go vet and golangci-lint
 	$(TOWPATH_TOOLS)/golangci-lint run ./...
 
 .PHONY: bench
-bench: tools ## measure, side by side with what one would otherwise run
-	go run ./e2e/bench
+bench: ## measure, side by side with what one would otherwise run (BENCH=-markdown: as a table for the README)
+	@e2e/tools/install sandbox registry shell executor
+	@$(MAKE) --no-print-directory build
+	@cd e2e/bench && go run . $(BENCH) ../../bin/towpath
 
 .PHONY: clean
 clean: ## remove what build made
