@@ -2,9 +2,11 @@ package fleet
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 )
@@ -97,6 +99,25 @@ func appliedThen500(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	next.ServeHTTP(httptest.NewRecorder(), r)
 	http.Error(w, "internal error", http.StatusInternalServerError)
 }
+
+// discards reports success for every ref, and applies nothing.
+func discards(w http.ResponseWriter, r *http.Request, _ http.Handler) {
+	body, _ := io.ReadAll(r.Body)
+	report := packet("unpack ok\n")
+	for len(body) >= 4 {
+		n, err := strconv.ParseUint(string(body[:4]), 16, 16)
+		if err != nil || n < 4 || int(n) > len(body) {
+			break // the flush before the pack
+		}
+		line, _, _ := strings.Cut(string(body[4:n]), "\x00")
+		report += packet("ok " + strings.Fields(line)[2] + "\n")
+		body = body[n:]
+	}
+	w.Header().Set("Content-Type", "application/x-git-receive-pack-result")
+	io.WriteString(w, packet("\x01"+report+"0000")+"0000")
+}
+
+func packet(s string) string { return fmt.Sprintf("%04x%s", len(s)+4, s) }
 
 func honest(w http.ResponseWriter, r *http.Request, next http.Handler) { next.ServeHTTP(w, r) }
 

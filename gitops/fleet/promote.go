@@ -71,12 +71,12 @@ func (f *Fleet) settle(ctx context.Context, batch []*request) {
 		if round > 1 { // somebody else was faster, more than once
 			wait(ctx, jitter(firstPause<<(round-2)))
 		}
-		var apart bool
-		batch, last, apart = f.round(ctx, present(batch), last, round == rounds)
-		switch {
-		case len(batch) == 0:
+		if batch = present(batch); len(batch) == 0 {
 			return
-		case apart:
+		}
+		var apart bool
+		batch, last, apart = f.round(ctx, batch, last, round == rounds)
+		if apart {
 			// One of them is what the server objects to. It shall not keep the
 			// others from being promoted.
 			for _, r := range batch {

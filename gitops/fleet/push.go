@@ -19,6 +19,9 @@ type trial struct {
 	err     error
 }
 
+// errDiscarded: the server said that the push was applied, and it was not.
+var errDiscarded = errors.New("the server reported success and changed nothing")
+
 // explain adds what became of the last push to an error that came after it.
 func (t *trial) explain(err error) error {
 	if t == nil || t.err == nil {
@@ -109,7 +112,11 @@ const (
 // examine tells a race from a refusal by what the refs say now: servers have
 // many words for the same thing.
 func (f *Fleet) examine(w *world, batch []*request, last *trial) outcome {
-	if last == nil || last.err == nil || last.moved(w) {
+	if last == nil || last.moved(w) {
+		return again
+	}
+	if last.err == nil {
+		last.err = errDiscarded
 		return again
 	}
 	var rejected *wire.RejectedError

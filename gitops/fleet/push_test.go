@@ -21,6 +21,7 @@ func TestPushFaults(t *testing.T) {
 	for name, tricks := range map[string][]trick{
 		"200 with nothing":          {emptyAnswer},
 		"200 with nothing, applied": {appliedThenEmpty},
+		"discarded":                 {discards},
 		"cut":                       {cut},
 		"applied, then cut":         {appliedThenCut},
 		"500":                       {fails500},
@@ -51,6 +52,19 @@ func TestPushFaults(t *testing.T) {
 			y.stands(f, podinfo, Holds)
 			y.sound()
 		})
+	}
+}
+
+func TestAServerThatLies(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	f := y.fleet()
+	b := bumpTo(podinfo, 1, y.state(f, podinfo))
+	for range 20 {
+		y.faults.push(discards)
+	}
+	if _, err := f.Promote(t.Context(), b); !errors.Is(err, ErrBusy) || !errors.Is(err, errDiscarded) {
+		t.Fatalf("nothing was applied: %v", err)
 	}
 }
 

@@ -181,9 +181,9 @@ func (f *Fleet) fetchHead(ctx context.Context, w *world) error {
 		case err != nil:
 			// The old head may be out of reach for good. Nothing depends on it:
 			// the ledger says what was promoted, whatever became of the branch.
-			w.rewritten = fmt.Sprintf("branch %s: whether it descends from %s, its head before, could not be told: %v", f.Branch, gitops.Short(before), err)
+			f.rewritten = fmt.Sprintf("branch %s: whether it descends from %s, its head before, could not be told: %v", f.Branch, gitops.Short(before), err)
 		case !descends:
-			w.rewritten = fmt.Sprintf("branch %s was rewritten: %s does not descend from %s, its head before", f.Branch, gitops.Short(w.head), gitops.Short(before))
+			f.rewritten = fmt.Sprintf("branch %s was rewritten: %s does not descend from %s, its head before", f.Branch, gitops.Short(w.head), gitops.Short(before))
 		}
 	}
 	f.lastHead = w.head
@@ -312,7 +312,9 @@ func (r *readings) start(f *Fleet, it *reading) {
 		// Held to the end: a push in between would make this reading old news.
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		it.world, it.err = f.read(f.life)
+		if it.world, it.err = f.read(f.life); it.err == nil {
+			it.world.rewritten, f.rewritten = f.rewritten, "" // its callers are told, once
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if it.err == nil {

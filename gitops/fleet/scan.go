@@ -61,11 +61,13 @@ type view struct {
 	notes []Problem              // what cannot be scanned at all
 }
 
-// blobScan is what one file says in markers, wherever it lies. A file that does
-// not parse has no sites, and says in its problems whom that concerns.
+// blobScan is what one file says in markers, wherever it lies.
 type blobScan struct {
-	file  *marker.File
 	sites []marker.Site
+	// file tells of problems; nil: it has none. A parsed file is large, and most
+	// of those that are remembered are long past. One that does not parse has no
+	// sites, and says in its problems whom that concerns.
+	file *marker.File
 }
 
 // treeScan is what one tree holds, names relative to it.
@@ -266,9 +268,11 @@ func (s *scanner) blob(r reader, h gitops.Hash) (*blobScan, error) {
 func (s *scanner) read(h gitops.Hash, src []byte) *blobScan {
 	var b *blobScan
 	if marker.Mentions(src) {
-		b = &blobScan{}
-		b.file, _ = marker.Parse(src) // the error is among the problems of those it concerns
-		b.sites = b.file.Sites()
+		file, _ := marker.Parse(src) // the error is among the problems of those it concerns
+		b = &blobScan{sites: file.Sites()}
+		if anybody := func(marker.Policy) bool { return true }; len(file.Problems(anybody)) > 0 {
+			b.file = file
+		}
 	}
 	s.blobs[h] = b
 	return b
@@ -303,7 +307,11 @@ func (v *view) problems(policy marker.Policy) []Problem {
 	var all []Problem
 	ours := marker.Among(policy)
 	for _, file := range slices.Sorted(maps.Keys(v.scans)) {
-		for _, p := range v.scans[file].file.Problems(ours) {
+		scan := v.scans[file]
+		if scan.file == nil {
+			continue
+		}
+		for _, p := range scan.file.Problems(ours) {
 			all = append(all, Problem{File: file, Line: p.Line, Text: p.Text, Ours: true})
 		}
 	}
