@@ -105,6 +105,7 @@ type Fleet struct {
 	history   *history
 	verdicts  map[string]verdict // by image: the last judgement and what it depended on
 	lastHead  gitops.Hash        // the branch when it was last read
+	rewritten string             // what callers of Promoted are still to be told of the branch
 	caps      *wire.Capabilities // nil: not asked yet
 	bare      bool               // the server takes branches and no ledger refs: the branch alone tells
 	ring      *trust.Keyring     // our keys at the last reading
