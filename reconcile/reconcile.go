@@ -157,11 +157,16 @@ func (d *Delivery) suspended() Outcome {
 func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source.Choice, error) {
 	promoted, err := d.Fleet.Promoted(ctx, d.Image)
 	if err != nil {
-		return promoted, source.Choice{}, fmt.Errorf("target %s: %w", d.Target, err)
+		return promoted, source.Choice{}, err // it names the target
 	}
 	query := d.Query
+	o.Others = promoted.Others
 	for _, problem := range promoted.Problems {
-		o.Notices = append(o.Notices, notice(problem))
+		if problem.Ours {
+			o.Problems = append(o.Problems, notice(problem))
+		} else {
+			o.Notices = append(o.Notices, notice(problem))
+		}
 	}
 	if entry := promoted.Entry; entry != nil {
 		query.Base = entry.Source

@@ -65,14 +65,20 @@ func (e *Error) Hint() string {
 	}
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
+	var invalid x509.CertificateInvalidError
 	var dns *net.DNSError
+	var dial *net.OpError
 	switch {
+	case errors.As(e.Err, &invalid) && invalid.Reason == x509.Expired:
+		return "the server's owner must renew its certificate, unless this machine's clock is wrong"
 	case errors.As(e.Err, &unknown):
 		return "give the server's authority as ca.crt in the secret"
 	case errors.As(e.Err, &name):
 		return "the certificate is for another name: check the host in the URL"
 	case errors.As(e.Err, &dns):
 		return "check the host in the URL, and the name servers"
+	case errors.As(e.Err, &dial) && dial.Op == "dial":
+		return "is the server up, may this machine reach it, and are host and port of the URL right?"
 	case errors.Is(e.Err, ErrAtomicUnsupported):
 		return "push the refs one by one"
 	}

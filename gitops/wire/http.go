@@ -219,7 +219,7 @@ func (c *httpConversation) do(method, target string, body io.ReadCloser, length 
 	}
 	answer, err := transport.RoundTrip(req)
 	up.end()
-	return answer, because(c.watch.ctx, err)
+	return answer, because(c.watch.ctx, c.transport.clients.explain(err))
 }
 
 // check turns any answer but the expected one into an error.

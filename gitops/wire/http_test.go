@@ -130,7 +130,7 @@ func TestHTTPRefusals(t *testing.T) {
 	refusal(t, dial(t, wire.Options{URL: url, Auth: as(git.AuthOptions{CAFile: ca, ClientCert: []byte(canary), ClientKey: []byte(canary)})}), nil, "belong together")
 	refusal(t, dial(t, wire.Options{URL: server.RepoURL("nothing.git"), Auth: as(git.AuthOptions{CAFile: ca, Username: "ada", Password: "right"})}), wire.ErrNotFound, "check the URL")
 	refusal(t, dial(t, wire.Options{URL: "http://git.example.invalid/x", Auth: as(git.AuthOptions{Username: "ada", Password: canary})}), nil, "https://")
-	refusal(t, dial(t, wire.Options{URL: "https://ada:" + canary + "@127.0.0.1:1/x"}), nil, "")
+	refusal(t, dial(t, wire.Options{URL: "https://ada:" + canary + "@127.0.0.1:1/x"}), nil, "is the server up")
 	broken := errors.New("no such secret")
 	refusal(t, dial(t, wire.Options{URL: url, Auth: func() (*git.AuthOptions, error) { return nil, broken }}), broken, "")
 }

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/fluxcd/pkg/git"
@@ -30,6 +32,7 @@ type clients struct {
 	mu        sync.Mutex
 	transport *http.Transport
 	material  [sha256.Size]byte // of which transport was made
+	wanted    *atomic.Bool      // the server asked transport for a client certificate, and there is none
 	secrets   []string          // what went out lately and must come back in no error
 }
 
@@ -43,15 +46,15 @@ func (c *clients) prepare(req *http.Request) (*http.Transport, error) {
 	if auth == nil {
 		auth = &git.AuthOptions{}
 	}
-	username, password := auth.Username, auth.Password
+	// A file's final newline is a common slip, and part of no credential.
+	username, password := trimmed(auth.Username), trimmed(auth.Password)
 	if username == "" && password == "" && auth.BearerToken == "" && c.address.user != nil {
 		username = c.address.user.Username()
 		password, _ = c.address.user.Password()
 	}
 	switch {
 	case auth.BearerToken != "":
-		// A file's final newline is a common slip, and part of no token.
-		token := strings.TrimRight(auth.BearerToken, "\r\n")
+		token := trimmed(auth.BearerToken)
 		if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
 			return nil, errors.New("the bearer token holds spaces or control characters")
 		}
@@ -73,6 +76,8 @@ func (c *clients) prepare(req *http.Request) (*http.Transport, error) {
 	return c.fitting(auth)
 }
 
+func trimmed(value string) string { return strings.TrimRight(value, "\r\n") }
+
 // fitting is the transport for the TLS material of a credential; a new one when
 // that changed.
 func (c *clients) fitting(auth *git.AuthOptions) (*http.Transport, error) {
@@ -92,11 +97,42 @@ func (c *clients) fitting(auth *git.AuthOptions) (*http.Transport, error) {
 	if err != nil {
 		return nil, err
 	}
+	wanted := new(atomic.Bool)
+	if len(config.Certificates) == 0 {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			wanted.Store(true)
+			return &tls.Certificate{}, nil // none: some servers ask and do not insist
+		}
+	}
 	if c.transport != nil {
 		c.transport.CloseIdleConnections()
 	}
-	c.transport, c.material = newTransport(config), material
+	c.transport, c.material, c.wanted = newTransport(config), material, wanted
 	return c.transport, nil
+}
+
+// explain says why a request got no answer where the reason is a client
+// certificate. A server that insists on one cuts the connection after the
+// handshake, so that what is seen may be no more than a broken pipe; one that
+// asks and answers nevertheless does not insist.
+func (c *clients) explain(err error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var op *net.OpError
+	const advice = "tls.crt may have expired, or be another authority's than the server trusts"
+	certified := c.transport != nil && len(c.transport.TLSClientConfig.Certificates) > 0
+	switch {
+	case err == nil && c.wanted != nil:
+		c.wanted.Store(false)
+	case err == nil:
+	case c.wanted != nil && c.wanted.Load():
+		return hint(fmt.Errorf("the server asks for a client certificate and there is none: %w", err), "put tls.crt and tls.key into the secret")
+	case certified && errors.As(err, &op) && op.Op == "remote error":
+		return hint(fmt.Errorf("the server does not accept the client certificate: %w", err), advice)
+	case certified && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)):
+		return hint(err, "if this lasts: "+advice)
+	}
+	return err
 }
 
 func tlsConfig(auth *git.AuthOptions) (*tls.Config, error) {

@@ -99,8 +99,8 @@ func userOf(a address, auth *git.AuthOptions) string {
 func parseIdentity(auth *git.AuthOptions) (ssh.Signer, error) {
 	signer, err := ssh.ParsePrivateKey(auth.Identity)
 	var locked *ssh.PassphraseMissingError
-	if errors.As(err, &locked) && auth.Password != "" {
-		if signer, err = ssh.ParsePrivateKeyWithPassphrase(auth.Identity, []byte(auth.Password)); err != nil {
+	if passphrase := trimmed(auth.Password); errors.As(err, &locked) && passphrase != "" {
+		if signer, err = ssh.ParsePrivateKeyWithPassphrase(auth.Identity, []byte(passphrase)); err != nil {
 			return nil, hint(errors.New("identity does not open with the passphrase given"), "the passphrase is the secret's key password")
 		}
 	}

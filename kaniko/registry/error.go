@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -107,6 +108,10 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 		e.hint = "put the authority's certificate into the registry's secret as ca.crt"
 	case errors.As(err, &badCertificate):
 		e.Text = badCertificate.Err.Error()
+		var invalid x509.CertificateInvalidError
+		if errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+			e.hint = "the registry's owner must renew its certificate, unless this machine's clock is wrong"
+		}
 	case errors.As(err, &answered):
 		c.answered(e, answered)
 	default:
@@ -118,6 +123,10 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 		}
 		e.Text = err.Error()
 		e.passing = true
+		var dial *net.OpError
+		if errors.As(err, &dial) && dial.Op == "dial" {
+			e.hint = "is the registry up, may this machine reach it, and are host and port right?"
+		}
 		if strings.Contains(e.Text, "invalid realm in www-authenticate") {
 			e.Err, e.passing = ErrRefused, false
 		}
