@@ -30,8 +30,9 @@ type State struct {
 	// Rewritten tells that the branch does not descend from the head seen
 	// before, in words. Empty: it does, or this is the first reading.
 	Rewritten string
-	// LedgerRefused: the server does not keep ledger refs, so Entry comes from
-	// the branch's history. What was squashed, rebased or reset away is forgotten.
+	// LedgerRefused: the server refuses ledger refs, or holds none of this target
+	// although the branch has a bump of ours; so Entry comes from the branch's
+	// history. What was squashed, rebased or reset away is forgotten: see LedgerLost.
 	LedgerRefused bool
 	// LedgerBehind: Entry is on the branch and the ledger does not name it yet,
 	// as a server without atomic pushes leaves it when we die. Mend brings the
