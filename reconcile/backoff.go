@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// Back-off after failures: the first wait and the longest one.
+// Back-off after failures: bounds of the first wait and of the longest one,
+// whatever the interval.
 const (
 	firstWait   = 5 * time.Second
 	longestWait = 15 * time.Minute
@@ -18,13 +19,19 @@ func jittered(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
-// backOff is how long to wait after so many failures in a row: doubled each
-// time up to the longest wait, and never shorter than what the other side asked
-// for, however long that is.
-func backOff(failures int, err error) time.Duration {
-	wait := longestWait
+// backOff is how long to wait after so many failures in a row: first an
+// interval or five seconds, doubled each time up to fifteen intervals or a
+// quarter of an hour, whichever is shorter, so that who polls often also
+// learns soon that a fault is over. It is never shorter than what the other
+// side asked for, however long that is.
+func backOff(failures int, interval time.Duration, err error) time.Duration {
+	first, longest := firstWait, longestWait
+	if interval > 0 {
+		first, longest = min(first, interval), min(longest, 15*interval)
+	}
+	wait := longest
 	if failures < 16 {
-		wait = min(firstWait<<max(failures-1, 0), longestWait)
+		wait = min(first<<max(failures-1, 0), longest)
 	}
 	wait = jittered(wait)
 	var asked interface{ RetryAfter() time.Duration }

@@ -105,7 +105,7 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 			t.busy, t.next = false, poll
 			if done.outcome.Class == Retry {
 				t.failures++
-				t.next = time.Now().Add(backOff(t.failures, done.outcome.Err))
+				t.next = time.Now().Add(backOff(t.failures, l.Interval, done.outcome.Err))
 			} else {
 				t.failures = 0
 			}

@@ -91,6 +91,17 @@ func TestErrorsBackOffToAQuarterOfAnHour(t *testing.T) {
 	})
 }
 
+func TestWhoPollsOftenLearnsSoonThatAFaultIsOver(t *testing.T) {
+	for failures, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 4: 8 * time.Second, 5: 15 * time.Second, 100: 15 * time.Second} {
+		if got := backOff(failures, time.Second, nil); got < want*9/10 || got > want*11/10 {
+			t.Errorf("after %d failures with an interval of a second: %s, want %s", failures, got, want)
+		}
+	}
+	if got := backOff(1, time.Minute, nil); got > 6*time.Second {
+		t.Errorf("the first failure waits %s", got)
+	}
+}
+
 // patience is an error that says when to ask again.
 type patience time.Duration
 

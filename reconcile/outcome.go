@@ -57,7 +57,9 @@ type Outcome struct {
 	Ref      string        `json:"ref,omitempty"`      // the image of Commit, once it is built and sealed
 	Bump     string        `json:"bump,omitempty"`     // the newest bump commit
 	Refused  []string      `json:"refused,omitempty"`  // commits that may not be built, and why
+	Problems []string      `json:"problems,omitempty"` // files of the GitOps repository that a person must mend; the others were edited
 	Notices  []string      `json:"notices,omitempty"`  // what a person should know although nothing failed
+	Others   int           `json:"others,omitempty"`   // markers in the target that belong to no image of ours
 	Took     time.Duration `json:"took,omitempty"`     // nanoseconds
 	Class    Class         `json:"-"`
 	Err      error         `json:"-"`
@@ -69,7 +71,7 @@ func (o Outcome) OK() bool {
 	case Failed, Faulty, Broken, Refused:
 		return false
 	}
-	return true
+	return len(o.Problems) == 0
 }
 
 // failed ends a round at a step. Unknown errors are tried again.
