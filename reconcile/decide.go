@@ -43,6 +43,8 @@ type Verdict struct {
 type Rules struct {
 	Observe         bool // start: observe
 	HoldAfterRevert bool // afterRevert: hold
+
+	Policy string // of the image's markers, for hints
 }
 
 // Decide compares what was promoted with what may be built. It is the whole of
@@ -60,7 +62,7 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 	if promoted.Standing == fleet.NoMarker {
 		return Verdict{
 			State: Broken, Reason: "no marker of its policy in the GitOps repository",
-			Hint: "add the comment # {\"$imagepolicy\": \"<policy>\"} behind the image in a manifest below update.path",
+			Hint: "add the comment # {\"$imagepolicy\": \"" + rules.Policy + "\"} behind the image in a manifest below update.path",
 		}
 	}
 	if entry == nil {

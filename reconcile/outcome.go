@@ -3,7 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 
 	"towpath.dev/towpath/gitops"
@@ -48,6 +48,7 @@ type Outcome struct {
 	State    State         `json:"state"`
 	Step     string        `json:"step,omitempty"` // where it stopped, if it failed: observe, build, seal, promote
 	Reason   string        `json:"reason,omitempty"`
+	Output   []string      `json:"output,omitempty"` // the last lines that a failed build printed
 	Hint     string        `json:"hint,omitempty"`
 	Head     string        `json:"head,omitempty"`     // the source branch's tip
 	Commit   string        `json:"commit,omitempty"`   // the newest commit that may be built
@@ -66,22 +67,32 @@ type Outcome struct {
 }
 
 // OK tells whether a person has nothing to mend.
-func (o Outcome) OK() bool {
+func (o Outcome) OK() bool { return !o.Stopped() && len(o.Problems) == 0 }
+
+// Stopped tells whether the round ended before it came to rest.
+func (o Outcome) Stopped() bool {
 	switch o.State {
 	case Failed, Faulty, Broken, Refused:
-		return false
+		return true
 	}
-	return len(o.Problems) == 0
+	return false
 }
 
 // failed ends a round at a step. Unknown errors are tried again.
 func (o Outcome) failed(step string, err error) Outcome {
 	o.State, o.Step, o.Err, o.Class = Failed, step, err, Retry
-	o.Reason = fmt.Sprintf("%s: %v", step, err)
+	o.Reason = err.Error()
+	if !strings.HasPrefix(o.Reason, step+": ") {
+		o.Reason = step + ": " + o.Reason
+	}
 	var fault *kaniko.BuildError
 	switch {
 	case errors.As(err, &fault):
 		o.State, o.Class = Faulty, Wait
+		if fault.Tail != "" {
+			o.Reason = strings.TrimSuffix(o.Reason, ": "+fault.Tail)
+			o.Output = strings.Split(fault.Tail, "\n")
+		}
 	case errors.Is(err, fleet.ErrMoved):
 		o.State = Outdated
 		o.Reason = "another copy of Towpath promoted meanwhile: decided anew"

@@ -54,6 +54,9 @@ func (d *Delivery) look(ctx context.Context) (s Sight) {
 		return s
 	}
 	s.Outcome = s.Outcome.settled(s.Verdict)
+	if s.Verdict.Action == Promote || s.Verdict.Action == Fill {
+		s.Outcome.State = Planned
+	}
 	s.Outcome.Notices = append(s.Outcome.Notices, s.Image.Notices...)
 	if s.Built {
 		s.Outcome.Ref = s.Image.Ref()
@@ -80,7 +83,7 @@ func (d *Delivery) Plan(ctx context.Context, preview Previewer) (o Outcome, diff
 	if s.Outcome.State == Failed || s.Verdict.Action != Promote && s.Verdict.Action != Fill {
 		return s.Outcome, ""
 	}
-	o, o.State = s.Outcome, Planned
+	o = s.Outcome
 	bump := d.bump(s.Promoted, s.Choice, s.Verdict)
 	if s.Verdict.Action == Promote {
 		image := s.Image.Image

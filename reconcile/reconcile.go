@@ -142,6 +142,9 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	}
 	o = o.settled(verdict)
 	o.Bump = hash(done.Bump)
+	if done.Mirror != nil {
+		o.Notices = append(o.Notices, fmt.Sprintf("promoted, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
+	}
 	return o
 }
 

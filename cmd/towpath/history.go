@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"towpath.dev/towpath/reconcile"
@@ -61,7 +62,8 @@ func (h *history) append(o reconcile.Outcome) error {
 
 // same tells whether two outcomes tell the same story.
 func same(a, b reconcile.Outcome) bool {
-	return a.State == b.State && a.Reason == b.Reason && a.Commit == b.Commit && a.Head == b.Head && a.Bump == b.Bump
+	return a.State == b.State && a.Reason == b.Reason && a.Commit == b.Commit && a.Head == b.Head && a.Bump == b.Bump &&
+		slices.Equal(a.Problems, b.Problems)
 }
 
 // readHistory returns the outcomes that a daemon wrote, oldest first. Lines

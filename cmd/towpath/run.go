@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
@@ -174,8 +177,14 @@ func logOutcome(log *slog.Logger, level slog.Level, o reconcile.Outcome) {
 			fields = append(fields, field[0], field[1])
 		}
 	}
+	if len(o.Output) > 0 {
+		fields = append(fields, "output", strings.Join(o.Output, "\n"))
+	}
 	fields = append(fields, "took", o.Took.Round(time.Millisecond))
 	log.Log(context.Background(), level, "round", fields...)
+	for _, problem := range o.Problems {
+		log.Log(context.Background(), level, "problem", "image", o.Image, "target", o.Target, "text", problem)
+	}
 	for _, notice := range o.Notices {
 		log.Log(context.Background(), max(level, slog.LevelDebug), "notice", "image", o.Image, "target", o.Target, "text", notice)
 	}
@@ -190,11 +199,45 @@ func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
 	}
 	table.Flush()
 	for _, o := range outcomes {
+		if len(o.Output) > 0 {
+			fmt.Fprintf(out, "%s → %s: the last lines of the build:\n", o.Image, o.Target)
+			printOutput(out, o.Output)
+		}
 		if o.Hint != "" {
 			fmt.Fprintf(out, "%s → %s: %s\n", o.Image, o.Target, gitops.Line(o.Hint, 400))
 		}
-		for _, notice := range o.Notices {
-			fmt.Fprintf(out, "%s → %s: %s\n", o.Image, o.Target, gitops.Line(notice, 400))
+		printNotes(out, o.Image, o.Target, o.Problems, o.Notices)
+	}
+	others := map[string]int{}
+	for _, o := range outcomes {
+		others[o.Target] = o.Others
+	}
+	printOthers(out, others)
+}
+
+// printOutput prints what a build printed.
+func printOutput(out io.Writer, lines []string) {
+	for _, line := range lines {
+		fmt.Fprintf(out, "  | %s\n", gitops.Line(line, 400))
+	}
+}
+
+// printNotes prints what a person must mend, and what they should know.
+func printNotes(out io.Writer, image, target string, problems, notices []string) {
+	for _, note := range slices.Concat(problems, notices) {
+		fmt.Fprintf(out, "%s → %s: %s\n", image, target, gitops.Line(note, 400))
+	}
+}
+
+// printOthers counts the markers that are not ours, a line for each target.
+func printOthers(out io.Writer, others map[string]int) {
+	for _, target := range slices.Sorted(maps.Keys(others)) {
+		switch n := others[target]; n {
+		case 0:
+		case 1:
+			fmt.Fprintf(out, "%s: 1 marker belongs to no image here and is left alone\n", target)
+		default:
+			fmt.Fprintf(out, "%s: %d markers belong to no image here and are left alone\n", target, n)
 		}
 	}
 }
@@ -203,8 +246,11 @@ func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
 func verdictOf(outcomes []reconcile.Outcome) error {
 	var failed several
 	for _, o := range outcomes {
-		if !o.OK() {
+		if o.Stopped() {
 			failed = append(failed, hinted{fmt.Errorf("%s → %s: %s: %s", o.Image, o.Target, o.State, gitops.Line(o.Reason, 1000)), o.Hint})
+		}
+		for _, problem := range o.Problems {
+			failed = append(failed, hinted{fmt.Errorf("%s → %s: %s", o.Image, o.Target, gitops.Line(problem, 1000)), "mend it in the GitOps repository: nothing is edited there meanwhile"})
 		}
 	}
 	if len(failed) == 0 {

@@ -17,16 +17,18 @@ import (
 type row struct {
 	Image    string          `json:"image"`
 	Target   string          `json:"target"`
-	Head     string          `json:"head"`              // tip of the source branch
-	LastGood string          `json:"lastGood"`          // newest commit that may be built
-	Built    string          `json:"built"`             // its image is built and sealed: yes or no; failed as the history says
-	Bump     string          `json:"bump"`              // newest bump commit
-	Promoted string          `json:"promoted"`          // source commit of the ledger
-	State    reconcile.State `json:"state"`             //
-	Reason   string          `json:"reason,omitempty"`  //
-	Hint     string          `json:"hint,omitempty"`    //
-	Since    time.Time       `json:"since,omitzero"`    // when the ledger's entry was made
-	Notices  []string        `json:"notices,omitempty"` //
+	Head     string          `json:"head"`     // tip of the source branch
+	LastGood string          `json:"lastGood"` // newest commit that may be built
+	Built    string          `json:"built"`    // its image is built and sealed: yes or no; failed as the history says
+	Bump     string          `json:"bump"`     // newest bump commit
+	Promoted string          `json:"promoted"` // source commit of the ledger
+	State    reconcile.State `json:"state"`
+	Reason   string          `json:"reason,omitempty"`
+	Hint     string          `json:"hint,omitempty"`
+	Since    time.Time       `json:"since,omitzero"`     // when the ledger's entry was made
+	Problems []string        `json:"problems,omitempty"` // files of the GitOps repository that a person must mend
+	Notices  []string        `json:"notices,omitempty"`
+	Others   int             `json:"others,omitempty"` // markers in the target that belong to no image here
 }
 
 func newStatus(g *globals) *cobra.Command {
@@ -68,7 +70,7 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 	o := s.Outcome
 	r := row{
 		Image: o.Image, Target: o.Target, Head: o.Head, LastGood: o.Commit, Built: "no", Bump: o.Bump,
-		Promoted: o.Base, State: o.State, Reason: o.Reason, Hint: o.Hint, Notices: o.Notices,
+		Promoted: o.Base, State: o.State, Reason: o.Reason, Hint: o.Hint, Problems: o.Problems, Notices: o.Notices, Others: o.Others,
 	}
 	if s.Built || s.Promoted.Standing == fleet.Holds && o.Commit == o.Base {
 		r.Built = "yes"
@@ -76,13 +78,10 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 	if entry := s.Promoted.Entry; entry != nil {
 		r.Since = entry.When
 	}
-	if s.Verdict.Action == reconcile.Promote && r.State == reconcile.Promoted {
-		r.State = reconcile.Planned
-		if last.Commit == o.Commit && !last.OK() {
-			r.State, r.Reason, r.Hint = last.State, last.Reason, last.Hint
-			if last.State == reconcile.Faulty {
-				r.Built = "failed"
-			}
+	if r.State == reconcile.Planned && last.Commit == o.Commit && last.Stopped() {
+		r.State, r.Reason, r.Hint = last.State, last.Reason, last.Hint
+		if last.State == reconcile.Faulty {
+			r.Built = "failed"
 		}
 	}
 	return r
@@ -106,10 +105,13 @@ func printRows(out io.Writer, rows []row, past bool) {
 		}
 	}
 	for _, r := range rows {
-		for _, notice := range r.Notices {
-			fmt.Fprintf(out, "%s → %s: %s\n", r.Image, r.Target, gitops.Line(notice, 400))
-		}
+		printNotes(out, r.Image, r.Target, r.Problems, r.Notices)
 	}
+	others := map[string]int{}
+	for _, r := range rows {
+		others[r.Target] = r.Others
+	}
+	printOthers(out, others)
 	if !past {
 		fmt.Fprintln(out, "no history here: no daemon has written to this cache")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,12 +25,20 @@ type gate struct {
 
 // answer is what `why` says of one image in one target.
 type answer struct {
-	Image   string              `json:"image"`
-	Target  string              `json:"target"`
-	State   reconcile.State     `json:"state"`
-	Gates   []gate              `json:"gates"`
-	Next    string              `json:"next,omitempty"` // what to do
-	History []reconcile.Outcome `json:"history,omitempty"`
+	Image    string              `json:"image"`
+	Target   string              `json:"target"`
+	State    reconcile.State     `json:"state"`
+	Gates    []gate              `json:"gates"`
+	Next     string              `json:"next,omitempty"`   // what to do
+	Output   []string            `json:"output,omitempty"` // the last lines of a failed build
+	Problems []string            `json:"problems,omitempty"`
+	Notices  []string            `json:"notices,omitempty"`
+	History  []reconcile.Outcome `json:"history,omitempty"`
+	// What was asked about, where it is older than what the gates are about.
+	Promotions []promotion    `json:"promotions,omitempty"`
+	Commit     *gitops.Commit `json:"commit,omitempty"`
+
+	err error
 }
 
 func newWhy(g *globals) *cobra.Command {
@@ -71,20 +80,32 @@ func (g *globals) why(ctx context.Context, what string) error {
 				history = append(history, o)
 			}
 		}
-		if !named && !mentions(s.Outcome, what) && len(history) == 0 {
-			return nil
+		a := answerOf(s, history)
+		if !named {
+			if a.Promotions, a.Commit, a.err = pastOf(ctx, d, what); a.err == nil &&
+				!mentions(s.Outcome, what) && len(history) == 0 && len(a.Promotions) == 0 && a.Commit == nil {
+				return nil
+			}
 		}
-		return answerOf(s, history)
+		return a
 	})
 	var found []*answer
+	var failed several
 	for _, a := range answers {
-		if a != nil {
+		switch {
+		case a == nil:
+		case a.err != nil:
+			failed = append(failed, a.err)
+		default:
 			found = append(found, a)
 		}
 	}
+	if len(failed) > 0 {
+		return failed
+	}
 	if len(found) == 0 {
 		return hinted{fmt.Errorf("why %s: no image, commit, digest or bump of that name is known", gitops.Line(what, 80)),
-			"towpath status lists the images; older commits are known only to the history of the daemon's cache"}
+			"towpath status lists the images; hashes need 7 digits or more"}
 	}
 	return g.print(found, func(out io.Writer) {
 		for i, a := range found {
@@ -126,7 +147,7 @@ const (
 
 func answerOf(s reconcile.Sight, history []reconcile.Outcome) *answer {
 	o := s.Outcome
-	a := &answer{Image: o.Image, Target: o.Target, State: o.State, Next: o.Hint, History: history}
+	a := &answer{Image: o.Image, Target: o.Target, State: o.State, Next: o.Hint, Problems: o.Problems, Notices: o.Notices, History: history}
 	if o.Err != nil && s.Choice.Commit.Hash.IsZero() {
 		a.Gates = append(a.Gates, gate{Gate: "observe", Verdict: unknown, Detail: o.Reason})
 		return a
@@ -138,8 +159,8 @@ func answerOf(s reconcile.Sight, history []reconcile.Outcome) *answer {
 		}
 	}
 	a.Gates = []gate{sourceGate(s), verifyGate(s), descentGate(s), buildGate(s, last), promoteGate(s)}
-	if last.Hint != "" && a.Next == "" {
-		a.Next = last.Hint
+	if a.State == reconcile.Planned && last.Stopped() {
+		a.State, a.Next, a.Output = last.State, last.Hint, last.Output
 	}
 	return a
 }
@@ -218,15 +239,22 @@ func promoteGate(s reconcile.Sight) gate {
 
 func printAnswer(out io.Writer, a *answer) {
 	fmt.Fprintf(out, "%s → %s: %s\n", a.Image, a.Target, a.State)
+	printPast(out, a.Promotions, a.Commit)
 	for _, g := range a.Gates {
 		when := ""
 		if !g.When.IsZero() {
 			when = "  " + g.When.UTC().Format("2006-01-02 15:04:05Z")
 		}
 		fmt.Fprintf(out, "  %-8s %-8s %s%s\n", g.Gate, g.Verdict, gitops.Line(g.Detail, 1000), when)
+		if g.Gate == "build" {
+			printOutput(out, a.Output)
+		}
 	}
 	if a.Next != "" {
 		fmt.Fprintf(out, "  next:    %s\n", gitops.Line(a.Next, 1000))
+	}
+	for _, note := range slices.Concat(a.Problems, a.Notices) {
+		fmt.Fprintf(out, "  note:    %s\n", gitops.Line(note, 1000))
 	}
 	if len(a.History) == 0 {
 		fmt.Fprintln(out, "  no history here: no daemon has written about it to this cache")

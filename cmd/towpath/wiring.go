@@ -71,6 +71,17 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 		}
 	}
 
+	policies := map[string][]marker.Policy{} // by target
+	for i := range cfg.Images {
+		policy, err := marker.ParsePolicy(cfg.Images[i].Policy)
+		if err != nil {
+			return nil, fmt.Errorf("image %s: %w", cfg.Images[i].Name, err)
+		}
+		for _, target := range cfg.Images[i].Targets(cfg) {
+			policies[target.Name] = append(policies[target.Name], policy)
+		}
+	}
+
 	var groups []reconcile.Group
 	index := map[string]int{}
 	for i := range cfg.Images {
@@ -89,7 +100,7 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 			groups = append(groups, reconcile.Group{Name: name})
 		}
 		for _, target := range image.Targets(cfg) {
-			delivery, err := w.delivery(cfg, image, target, repository)
+			delivery, err := w.delivery(cfg, image, target, repository, policies[target.Name])
 			if err != nil {
 				return nil, fmt.Errorf("image %s: %w", image.Name, err)
 			}
@@ -100,7 +111,7 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 }
 
 // delivery wires one image to one target.
-func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *config.Target, repository *source.Repository) (*reconcile.Delivery, error) {
+func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *config.Target, repository *source.Repository, ours []marker.Policy) (*reconcile.Delivery, error) {
 	policy, err := marker.ParsePolicy(image.Policy)
 	if err != nil {
 		return nil, err
@@ -109,6 +120,7 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 	if err != nil {
 		return nil, fmt.Errorf("target %s: %w", target.Name, err)
 	}
+	gitopsTarget.Known(ours)
 	accept := map[gitops.Hash]string{}
 	for _, word := range image.Source.Accept {
 		commit, err := gitops.ParseHash(word.Commit)
@@ -121,7 +133,7 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 	return &reconcile.Delivery{
 		Image:     fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest},
 		Target:    target.Name,
-		Rules:     reconcile.Rules{Observe: image.Start == config.StartObserve, HoldAfterRevert: target.AfterRevert == config.RevertHold},
+		Rules:     reconcile.Rules{Observe: image.Start == config.StartObserve, HoldAfterRevert: target.AfterRevert == config.RevertHold, Policy: policy.String()},
 		Query:     source.Query{Branch: image.Source.Branch, Watch: image.Source.Watch, Accept: accept},
 		SourceURL: image.Source.URL,
 		SourceRef: "refs/heads/" + image.Source.Branch,
