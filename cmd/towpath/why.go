@@ -35,8 +35,8 @@ type answer struct {
 	Notices  []string            `json:"notices,omitempty"`
 	History  []reconcile.Outcome `json:"history,omitempty"`
 	// What was asked about, where it is older than what the gates are about.
-	Promotions []promotion    `json:"promotions,omitempty"`
-	Commit     *gitops.Commit `json:"commit,omitempty"`
+	Promotions []promotion   `json:"promotions,omitempty"`
+	Commit     *sourceCommit `json:"commit,omitempty"`
 
 	err error
 }

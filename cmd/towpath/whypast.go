@@ -22,12 +22,19 @@ type promotion struct {
 	When     time.Time `json:"when"`
 }
 
+// sourceCommit is a commit of the source branch, as people are told of it.
+type sourceCommit struct {
+	Hash    string `json:"hash"`
+	Subject string `json:"subject"`
+	Author  string `json:"author"`
+}
+
 // hexadecimal is what commits, digests and bumps look like, whole or cut.
 var hexadecimal = regexp.MustCompile(`^(sha256:)?[0-9a-f]{7,64}$`)
 
 // pastOf looks further than the newest promotion: among older ones, and in the
 // source branch. seen is nil where neither knows what was asked about.
-func pastOf(ctx context.Context, d *reconcile.Delivery, what string) (promotions []promotion, seen *gitops.Commit, err error) {
+func pastOf(ctx context.Context, d *reconcile.Delivery, what string) (promotions []promotion, seen *sourceCommit, err error) {
 	if !hexadecimal.MatchString(what) {
 		return nil, nil, nil
 	}
@@ -44,7 +51,7 @@ func pastOf(ctx context.Context, d *reconcile.Delivery, what string) (promotions
 	}
 	if repository, ok := d.Source.(*source.Repository); ok && len(what) <= 40 {
 		if commit, err := repository.Lookup(ctx, d.Query.Branch, what); err == nil {
-			seen = &commit // a hash that means nothing in the source is no failure: it may be a bump's
+			seen = &sourceCommit{commit.Hash.String(), commit.Subject, commit.Author.Name} // a hash that means nothing in the source is no failure: it may be a bump's
 		}
 	}
 	return promotions, seen, nil
@@ -58,9 +65,9 @@ func hashText(h gitops.Hash) string {
 }
 
 // printPast prints what pastOf found.
-func printPast(out io.Writer, promotions []promotion, seen *gitops.Commit) {
+func printPast(out io.Writer, promotions []promotion, seen *sourceCommit) {
 	if seen != nil {
-		fmt.Fprintf(out, "  commit   %s %s, by %s\n", gitops.Short(seen.Hash), seen.Subject, seen.Author.Name)
+		fmt.Fprintf(out, "  commit   %s %s, by %s\n", short(seen.Hash), seen.Subject, seen.Author)
 		if len(promotions) == 0 {
 			fmt.Fprintln(out, "           never promoted itself: only the newest commit of a round is built")
 		}
