@@ -10,11 +10,12 @@ import (
 )
 
 // blocked are the ranges that no build reaches unless it is allowed: private and
-// shared addresses, link-local ones with every cloud's metadata service, this
-// network, loopback, what is reserved, and multicast.
+// shared addresses, link-local ones with most clouds' metadata service, the
+// public one where Azure keeps its own, this network, loopback, what is reserved,
+// and multicast.
 var blocked = prefixes(
 	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.168.0.0/16",
-	"198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
+	"168.63.129.16/32", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
 )
 
 func prefixes(texts ...string) []netip.Prefix {

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,7 +45,7 @@ type namespace struct {
 // openNetwork makes a network that reaches public addresses and what is
 // allowed, and nothing else.
 func (b *Builder) openNetwork(ctx context.Context, allow reach) (*namespace, error) {
-	own, err := ownAddresses()
+	own, err := ownNetworks()
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +63,8 @@ func (b *Builder) openNetwork(ctx context.Context, allow reach) (*namespace, err
 	if err := n.connect(ctx, b.slirp()); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
-	if err := n.do(func() error { return routes(allow, own) }); err != nil {
-		return nil, errors.Join(fmt.Errorf("set routes: %w", err), n.close())
+	if err := n.do(func() error { return confine(allow, own) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("confine the build's network: %w", err), n.close())
 	}
 	return n, nil
 }
@@ -81,9 +84,13 @@ func (n *namespace) connect(ctx context.Context, slirp string) error {
 		readyWrite.Close()
 		return err
 	}
+	program, err := slirpPath(slirp)
+	if err != nil {
+		return errors.Join(err, readyWrite.Close(), exitRead.Close(), exitWrite.Close())
+	}
 	said := &bounded{max: 4096}
 	//nolint:noctx // it lives until close
-	cmd := exec.Command(slirp,
+	cmd := exec.Command(program,
 		"--configure", "--mtu=65520", "--disable-host-loopback", "--enable-sandbox", "--enable-seccomp",
 		"--ready-fd=3", "--exit-fd=4", "--netns-type=path", n.path(), tap)
 	cmd.ExtraFiles = []*os.File{readyWrite, exitRead}
@@ -91,7 +98,12 @@ func (n *namespace) connect(ctx context.Context, slirp string) error {
 	cmd.Stdout, cmd.Stderr = said, said
 	cmd.WaitDelay = 5 * time.Second
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	err = cmd.Start()
+	err = onThread(func() error {
+		if err := hideFiles(); err != nil {
+			return err
+		}
+		return cmd.Start()
+	})
 	readyWrite.Close()
 	exitRead.Close()
 	if err != nil {
@@ -112,6 +124,58 @@ func (n *namespace) connect(ctx context.Context, slirp string) error {
 			return context.Cause(ctx)
 		}
 		return fmt.Errorf("slirp4netns did not connect the build's network: %w%s", err, said.quoted())
+	}
+	return nil
+}
+
+// slirpPath is where the program is without any link on the way, which may not
+// be there any more after hideFiles.
+func slirpPath(slirp string) (string, error) {
+	path, err := exec.LookPath(slirp)
+	if err == nil {
+		path, err = filepath.EvalSymlinks(path)
+	}
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return "", fmt.Errorf("find slirp4netns: %w", err)
+	}
+	return path, nil
+}
+
+// hideFiles leaves the calling thread, and what it starts, nothing of /etc and
+// /run but what slirp reads. Its own sandbox has these two directories and takes
+// its capabilities, but it stays root: every packet of a build is parsed there,
+// and the secrets of many machines, Towpath's own among them, are in /etc and
+// /run for root to read.
+func hideFiles() error {
+	keep := map[string][]byte{}
+	for _, path := range []string{"/etc/resolv.conf", "/etc/ld.so.cache"} {
+		content, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err == nil {
+			keep[path] = content
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("make mount namespace: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	for _, dir := range []string{"/etc", "/run"} {
+		err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=755,size=16m")
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("hide %s: %w", dir, err)
+		}
+	}
+	for path, content := range keep {
+		if err := os.WriteFile(path, content, 0o644); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -151,28 +215,48 @@ func onThread(f func() error) error {
 	return <-done
 }
 
-// routes closes what is not open. It runs inside the namespace, where slirp has
-// set a default route. The most specific route wins: an allowed network opens a
-// blocked range, and this machine's own addresses stay closed within it unless
-// they are allowed themselves.
-func routes(allow reach, own []netip.Addr) error {
+// confine closes what is not open, twice: by routes, so that a program which
+// tries is told at once, and by a filter on what leaves, which holds for programs
+// that mind no routes too. It runs inside the namespace, where slirp has set a
+// default route.
+func confine(allow reach, own []netip.Prefix) error {
 	link, err := netlink.LinkByName(tap)
 	if err != nil {
 		return fmt.Errorf("%s: %w", tap, err)
 	}
-	via := netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)}
-	set := map[netip.Prefix]netlink.Route{}
-	for _, prefix := range blocked {
-		set[prefix] = netlink.Route{Type: unix.RTN_UNREACHABLE}
+	open := opened(allow, own)
+	if err := attach(link, filter(open, allow.ports)); err != nil {
+		return hinted{fmt.Errorf("filter what leaves: %w", err), "the kernel needs CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF: modprobe sch_ingress cls_bpf"}
+	}
+	return routes(link, open, allow.ports)
+}
+
+// opened tells what is open and what is closed. The narrowest network that holds
+// an address decides: an allowed network opens a blocked range, and this
+// machine's own addresses and networks stay closed within it unless they are
+// allowed themselves. What none holds is open.
+func opened(allow reach, own []netip.Prefix) map[netip.Prefix]bool {
+	open := map[netip.Prefix]bool{}
+	for _, prefix := range slices.Concat(blocked, own) {
+		open[prefix] = false
 	}
 	// slirp's own network holds a gateway and a name server and nobody else.
-	set[netip.MustParsePrefix("10.0.2.0/25")] = netlink.Route{Type: unix.RTN_UNREACHABLE}
-	set[netip.MustParsePrefix("10.0.2.128/25")] = netlink.Route{Type: unix.RTN_UNREACHABLE}
-	for _, address := range own {
-		set[netip.PrefixFrom(address, 32)] = netlink.Route{Type: unix.RTN_UNREACHABLE}
-	}
+	open[netip.MustParsePrefix("10.0.2.0/25")] = false
+	open[netip.MustParsePrefix("10.0.2.128/25")] = false
 	for _, prefix := range allow.networks {
-		set[prefix] = via
+		open[prefix] = true
+	}
+	return open
+}
+
+func routes(link netlink.Link, open map[netip.Prefix]bool, ports []netip.AddrPort) error {
+	via := netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(gateway)}
+	set := map[netip.Prefix]netlink.Route{}
+	for prefix, is := range open {
+		set[prefix] = netlink.Route{Type: unix.RTN_UNREACHABLE}
+		if is {
+			set[prefix] = via
+		}
 	}
 	for _, address := range []string{gateway, nameserver} {
 		set[netip.PrefixFrom(netip.MustParseAddr(address), 32)] = netlink.Route{LinkIndex: via.LinkIndex, Scope: netlink.SCOPE_LINK}
@@ -185,14 +269,14 @@ func routes(allow reach, own []netip.Addr) error {
 	}
 
 	// A table apart for single ports, asked before the others.
-	if len(allow.ports) > 0 {
+	if len(ports) > 0 {
 		route := via
 		route.Table, route.Dst = allowTable, ipNet(netip.MustParsePrefix("0.0.0.0/0"))
 		if err := netlink.RouteReplace(&route); err != nil {
 			return fmt.Errorf("route to allowed ports: %w", err)
 		}
 	}
-	for _, port := range allow.ports {
+	for _, port := range ports {
 		rule := netlink.NewRule()
 		rule.Priority, rule.Table, rule.Family = allowTable, allowTable, unix.AF_INET
 		rule.Dst = ipNet(netip.PrefixFrom(port.Addr(), 32))
@@ -223,18 +307,19 @@ func ipNet(prefix netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: prefix.Addr().AsSlice(), Mask: net.CIDRMask(prefix.Bits(), prefix.Addr().BitLen())}
 }
 
-// ownAddresses are this machine's IPv4 addresses but for loopback: slirp runs on
-// this machine and would reach whatever listens on them.
-func ownAddresses() ([]netip.Addr, error) {
+// ownNetworks are this machine's IPv4 addresses but for loopback, and the
+// networks that it is a neighbour in, whatever their range: slirp runs on this
+// machine and would reach whatever listens there.
+func ownNetworks() ([]netip.Prefix, error) {
 	addresses, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil, fmt.Errorf("list own addresses: %w", err)
 	}
-	var own []netip.Addr
+	var own []netip.Prefix
 	for _, address := range addresses {
 		prefix, err := netip.ParsePrefix(address.String())
 		if err == nil && prefix.Addr().Is4() && !prefix.Addr().IsLoopback() {
-			own = append(own, prefix.Addr())
+			own = append(own, prefix.Masked(), netip.PrefixFrom(prefix.Addr(), 32))
 		}
 	}
 	return own, nil

@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[2] == "--order" {
 		os.Exit(stepMain(os.Args[1], os.Args[3]))
 	}
+	if len(os.Args) > 3 && os.Args[1] == "slirp-with" {
+		panic(slirpMain(os.Args[2], os.Args[3:]))
+	}
 	if directory := os.Getenv("SANDBOX_TEST_DOOMED"); directory != "" {
 		doomedMain(directory)
 	}

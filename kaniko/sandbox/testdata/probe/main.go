@@ -39,7 +39,7 @@ func attempt(what string, err error) {
 
 func main() {
 	verbs := map[string]func(args []string){
-		"search": search, "dial": dial, "reach": reach, "abstract": abstract, "calls": calls, "write": write, "devices": devices,
+		"search": search, "dial": dial, "bound": bound, "multicast": multicast, "names": names, "reach": reach, "abstract": abstract, "calls": calls, "write": write, "devices": devices,
 		"descriptors": descriptors, "routes": routes, "identity": identity, "keys": keys, "namespaces": namespaces,
 		"forks": forks, "memory": memory, "fill": fill, "files": files, "hidden": hidden, "sparse": sparse, "deep": deep, "spin": spin, "talk": talk, "daemon": daemon,
 	}
@@ -96,6 +96,75 @@ func dial(addresses []string) {
 			conn.Close()
 		}
 		attempt("dial "+address, err)
+	}
+}
+
+// bound tries addresses past the routing table: where a socket names its
+// interface, the kernel takes what it has no route to for a neighbour.
+func bound(addresses []string) {
+	dialer := net.Dialer{Timeout: 3 * time.Second, Control: func(_, _ string, c syscall.RawConn) error {
+		var bound error
+		err := c.Control(func(fd uintptr) {
+			bound = unix.SetsockoptString(int(fd), unix.SOL_SOCKET, unix.SO_BINDTODEVICE, "tap0")
+		})
+		return errors.Join(err, bound)
+	}}
+	for _, address := range addresses {
+		conn, err := dialer.Dial("tcp4", address)
+		if err == nil {
+			conn.Close()
+		}
+		attempt("dial "+address+" by interface", err)
+	}
+}
+
+// multicast sends a word to a group, which needs no route either. Whether it
+// got out is for the machine to say.
+func multicast(groups []string) {
+	link, err := net.InterfaceByName("tap0")
+	if err != nil {
+		panic(err)
+	}
+	for _, group := range groups {
+		dialer := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+			var set error
+			err := c.Control(func(fd uintptr) {
+				set = unix.SetsockoptIPMreqn(int(fd), unix.IPPROTO_IP, unix.IP_MULTICAST_IF, &unix.IPMreqn{Ifindex: int32(link.Index)})
+				if set == nil { // beyond the first router, which slirp is
+					set = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MULTICAST_TTL, 64)
+				}
+			})
+			return errors.Join(err, set)
+		}}
+		conn, err := dialer.Dial("udp4", group)
+		if err == nil {
+			_, err = conn.Write([]byte("anybody there?"))
+			conn.Close()
+		}
+		fmt.Println("sent to", group, err)
+	}
+}
+
+// names looks one up, over UDP and over TCP. Any answer will do.
+func names([]string) {
+	// A question for the root's name servers.
+	question := []byte{0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1}
+	for _, network := range []string{"udp", "tcp"} {
+		message := question
+		if network == "tcp" {
+			message = append([]byte{0, byte(len(question))}, question...)
+		}
+		conn, err := net.DialTimeout(network, "10.0.2.3:53", 3*time.Second)
+		if err == nil {
+			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+			_, err = conn.Write(message)
+		}
+		if err == nil {
+			_, err = conn.Read(make([]byte, 12))
+		}
+		if err != nil {
+			attempt("no name is looked up over "+network+": "+err.Error(), nil)
+		}
 	}
 }
 
