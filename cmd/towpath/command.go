@@ -60,7 +60,12 @@ func newRoot(g *globals) *cobra.Command {
 in a sandbox that holds no secrets, publishes and seals the image, and commits
 the new tag to the GitOps repository in a signed commit that Flux pulls.`,
 		SilenceErrors: true, SilenceUsage: true,
-		Args: cobra.NoArgs,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("there is no command %q", args[0]), "see towpath --help"}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			return g.prepare()

@@ -190,8 +190,14 @@ func logOutcome(log *slog.Logger, level slog.Level, o reconcile.Outcome) {
 	}
 }
 
+const noImages = "the config names no image"
+
 // printOutcomes prints what became of each image, with what a person can do.
 func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
+	if len(outcomes) == 0 {
+		fmt.Fprintln(out, noImages)
+		return
+	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tTARGET\tSTATE\tCOMMIT\tREASON")
 	for _, o := range outcomes {

@@ -88,6 +88,10 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 }
 
 func printRows(out io.Writer, rows []row, past bool) {
+	if len(rows) == 0 {
+		fmt.Fprintln(out, noImages)
+		return
+	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tTARGET\tHEAD\tLAST GOOD\tBUILT\tPROMOTED\tBUMP\tSTATE\tAGE")
 	for _, r := range rows {
