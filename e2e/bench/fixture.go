@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -19,7 +20,7 @@ const (
 )
 
 // edition changes with what the repositories hold: others are made then.
-const edition = "1"
+const edition = "2"
 
 // fixture returns a bare repository that is made once and kept in the user's
 // cache. Nobody may write to it.
@@ -106,27 +107,35 @@ func writeFile(in io.Writer, path, content string) {
 	fmt.Fprintf(in, "M 100644 inline %s\ndata %d\n%s\n", path, len(content), content)
 }
 
-// fleetFile is the i-th file of the GitOps repository; every 50th has a marker.
+// fleetFile is the i-th file of the GitOps repository: each application has a
+// directory with five of them, a team some fifty applications. Every 50th file,
+// a Deployment, has a marker.
 func fleetFile(i int) (path, content string) {
-	name, mark := fmt.Sprintf("service-%d", i), ""
+	kinds := []string{"Deployment", "Service", "Ingress", "ConfigMap", "NetworkPolicy"}
+	kind, service := kinds[i%len(kinds)], i/len(kinds)
+	name, mark := fmt.Sprintf("service-%d", service), ""
 	if i%markerEvery == 0 {
 		name = appName(i / markerEvery)
 		mark = fmt.Sprintf(" # {\"$imagepolicy\": \"%s:%s\"}", policyNamespace, name)
 	}
-	path = fmt.Sprintf("clusters/region-%d/team-%d/stage-%d/%s.yaml", i%7, i%61, i%13, name)
-	return path, fmt.Sprintf(`# %[1]s is looked after by team %[4]d.
-apiVersion: apps/v1
-kind: Deployment
+	team := service % 40
+	path = fmt.Sprintf("clusters/region-%d/team-%d/%s/%s.yaml", team%5, team, name, strings.ToLower(kind))
+	content = fmt.Sprintf(`# %[1]s is looked after by team %[2]d.
+apiVersion: example.com/v1
+kind: %[3]s
 metadata:
   name: %[1]s
   namespace: apps
   labels:
     app.kubernetes.io/name: %[1]s
+    app.kubernetes.io/part-of: team-%[2]d
 spec:
-  replicas: %[5]d
   selector:
     matchLabels:
       app.kubernetes.io/name: %[1]s
+`, name, team, kind)
+	if kind == "Deployment" {
+		content += fmt.Sprintf(`  replicas: %[2]d
   template:
     metadata:
       labels:
@@ -134,12 +143,14 @@ spec:
     spec:
       containers:
         - name: app
-          image: %[2]s:none%[3]s
+          image: %[3]s:none%[4]s
           ports:
             - containerPort: 8080
           resources:
             requests: {cpu: 100m, memory: 64Mi}
-`, name, repositoryOf(name), mark, i%61, 1+i%3)
+`, name, 1+service%3, repositoryOf(name), mark)
+	}
+	return path, content
 }
 
 const policyNamespace = "flux-system"
