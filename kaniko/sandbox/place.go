@@ -287,7 +287,9 @@ func (p *place) kill() error {
 		defer cancel()
 		// The runtime's own clean-up first. What it cannot do, the cgroup can: a
 		// container that was killed half made has a state it does not understand.
-		_ = exec.CommandContext(ctx, p.runtime, "--root", state, "delete", "--force", p.id).Run()
+		cmd := exec.CommandContext(ctx, p.runtime, "--root", state, "delete", "--force", p.id)
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
+		_ = cmd.Run()
 	}
 	return cgroup{p.id}.remove()
 }
