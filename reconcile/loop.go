@@ -9,7 +9,8 @@ import (
 
 // Group is the deliveries that share a source: one poll serves them all.
 type Group struct {
-	Name       string // tells groups apart: the source's URL and credential
+	Name       string        // tells groups apart: the source's URL and credential
+	Interval   time.Duration // between polls
 	Deliveries []*Delivery
 }
 
@@ -17,9 +18,8 @@ type Group struct {
 // deliveries of a group, so that a slow or broken source, a long build or a
 // registry that is away delays nobody else.
 type Loop struct {
-	Interval time.Duration
-	Report   func(Outcome) // called for every outcome, one at a time
-	reports  sync.Mutex
+	Report  func(Outcome) // called for every outcome, one at a time
+	reports sync.Mutex
 }
 
 // rounds is how often Once decides anew where another copy of Towpath was
@@ -105,7 +105,7 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 			t.busy, t.next = false, poll
 			if done.outcome.Class == Retry {
 				t.failures++
-				t.next = time.Now().Add(backOff(t.failures, l.Interval, done.outcome.Err))
+				t.next = time.Now().Add(backOff(t.failures, group.Interval, done.outcome.Err))
 			} else {
 				t.failures = 0
 			}
@@ -114,7 +114,7 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 
 		now := time.Now()
 		if !now.Before(poll) {
-			poll = now.Add(jittered(l.Interval))
+			poll = now.Add(jittered(group.Interval))
 		}
 		wake := poll
 		for i := range turns {

@@ -43,10 +43,10 @@ func delivery(name string, s Source) *Delivery {
 	return &Delivery{Image: fleet.Image{Name: name}, Target: "production", Source: s, Fleet: doneFleet{}, Current: func() bool { return true }}
 }
 
-func runLoop(t *testing.T, interval, lasts time.Duration, groups ...Group) []Outcome {
+func runLoop(t *testing.T, lasts time.Duration, groups ...Group) []Outcome {
 	t.Helper()
 	var outcomes []Outcome
-	loop := Loop{Interval: interval, Report: func(o Outcome) { outcomes = append(outcomes, o) }}
+	loop := Loop{Report: func(o Outcome) { outcomes = append(outcomes, o) }}
 	ctx, cancel := context.WithTimeout(t.Context(), lasts)
 	defer cancel()
 	snapshots := make(chan []Group, 1)
@@ -58,7 +58,7 @@ func runLoop(t *testing.T, interval, lasts time.Duration, groups ...Group) []Out
 func TestEverySourceIsPolledByTheInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stubSource{}
-		runLoop(t, time.Minute, time.Hour, Group{"one", []*Delivery{delivery("a", s)}})
+		runLoop(t, time.Hour, Group{"one", time.Minute, []*Delivery{delivery("a", s)}})
 		if n := s.asked.Load(); n < 54 || n > 67 {
 			t.Errorf("an hour of minutes, jittered by a tenth, had %d polls", n)
 		}
@@ -68,7 +68,7 @@ func TestEverySourceIsPolledByTheInterval(t *testing.T) {
 func TestOneSlowSourceDelaysNoOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow, quick := &stubSource{takes: time.Hour}, &stubSource{}
-		runLoop(t, time.Minute, 30*time.Minute, Group{"slow", []*Delivery{delivery("a", slow)}}, Group{"quick", []*Delivery{delivery("b", quick)}})
+		runLoop(t, 30*time.Minute, Group{"slow", time.Minute, []*Delivery{delivery("a", slow)}}, Group{"quick", time.Minute, []*Delivery{delivery("b", quick)}})
 		if n := quick.asked.Load(); n < 27 {
 			t.Errorf("the quick source had %d polls in half an hour", n)
 		}
@@ -81,7 +81,7 @@ func TestOneSlowSourceDelaysNoOther(t *testing.T) {
 func TestErrorsBackOffToAQuarterOfAnHour(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		broken, sound := &stubSource{err: errors.New("no route")}, &stubSource{}
-		runLoop(t, time.Minute, 24*time.Hour, Group{"one", []*Delivery{delivery("a", broken), delivery("b", sound)}})
+		runLoop(t, 24*time.Hour, Group{"one", time.Minute, []*Delivery{delivery("a", broken), delivery("b", sound)}})
 		if n := broken.asked.Load(); n < 24*4-10 || n > 24*4+25 {
 			t.Errorf("a day of errors had %d polls", n)
 		}
@@ -111,7 +111,7 @@ func (p patience) RetryAfter() time.Duration { return time.Duration(p) }
 func TestRetryAfterIsHonoured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stubSource{err: patience(time.Hour)}
-		runLoop(t, time.Minute, 9*time.Hour+30*time.Minute, Group{"one", []*Delivery{delivery("a", s)}})
+		runLoop(t, 9*time.Hour+30*time.Minute, Group{"one", time.Minute, []*Delivery{delivery("a", s)}})
 		if n := s.asked.Load(); n != 10 {
 			t.Errorf("asked %d times in nine and a half hours, want 10", n)
 		}
@@ -121,14 +121,14 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 func TestANewSnapshotReplacesTheOld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		before, after := &stubSource{}, &stubSource{}
-		loop := Loop{Interval: time.Minute}
+		loop := Loop{}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 		defer cancel()
 		snapshots := make(chan []Group)
 		go func() {
-			snapshots <- []Group{{"one", []*Delivery{delivery("a", before)}}}
+			snapshots <- []Group{{"one", time.Minute, []*Delivery{delivery("a", before)}}}
 			time.Sleep(10*time.Minute + time.Second)
-			snapshots <- []Group{{"two", []*Delivery{delivery("a", after)}}}
+			snapshots <- []Group{{"two", time.Minute, []*Delivery{delivery("a", after)}}}
 		}()
 		loop.Run(ctx, snapshots)
 		if n := before.asked.Load(); n > 12 {

@@ -74,7 +74,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
 
 	report := g.reporter(cfg)
-	loop := reconcile.Loop{Interval: cfg.Interval, Report: report}
+	loop := reconcile.Loop{Report: report}
 	snapshots := make(chan []reconcile.Group, 1)
 	snapshots <- groups
 	var watching sync.WaitGroup

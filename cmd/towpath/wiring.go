@@ -58,17 +58,15 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.prepareBuilder(cfg); err != nil {
-		return nil, err
-	}
-	w.builds.Forget()
-	w.config = cfg
-
 	for i := range cfg.GitOps {
 		commit := &cfg.GitOps[i].Git.Commit
 		if err := bump.CheckTemplate(commit.MessageTemplate, commit.MessageTemplateValues); err != nil {
 			return nil, fmt.Errorf("target %s: git.commit.messageTemplate: %w", cfg.GitOps[i].Name, err)
 		}
+	}
+
+	if err := w.prepareBuilder(cfg); err != nil {
+		return nil, err
 	}
 
 	policies := map[string][]marker.Policy{} // by target
@@ -97,7 +95,7 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 		if !known {
 			at = len(groups)
 			index[name] = at
-			groups = append(groups, reconcile.Group{Name: name})
+			groups = append(groups, reconcile.Group{Name: name, Interval: cfg.Interval})
 		}
 		for _, target := range image.Targets(cfg) {
 			delivery, err := w.delivery(cfg, image, target, repository, policies[target.Name])
@@ -107,6 +105,9 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 			groups[at].Deliveries = append(groups[at].Deliveries, delivery)
 		}
 	}
+	// Only now: a config that cannot be wired leaves the one before it in force.
+	w.builds.Forget()
+	w.config = cfg
 	return groups, nil
 }
 
@@ -129,7 +130,7 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 		}
 		accept[commit] = word.Reason
 	}
-	digest := image.Digest(cfg)
+	digest, builder := image.Digest(cfg), w.builder
 	return &reconcile.Delivery{
 		Image:     fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest},
 		Target:    target.Name,
@@ -138,7 +139,7 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 		SourceURL: image.Source.URL,
 		SourceRef: "refs/heads/" + image.Source.Branch,
 		Suspended: image.Suspended(cfg),
-		Order:     func(commit gitops.Commit) (kaniko.Order, error) { return w.order(image, commit) },
+		Order:     func(commit gitops.Commit) (kaniko.Order, error) { return order(builder, image, commit) },
 		Current:   func() bool { return w.current(image.Name, digest) },
 		Source:    repository,
 		Images:    w.images(cfg, image),
@@ -156,8 +157,8 @@ func (w *wiring) current(name, digest string) bool {
 }
 
 // order is what to build for a commit.
-func (w *wiring) order(image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
-	executor, err := w.builder.ExecutorDigest()
+func order(builder *sandbox.Builder, image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
+	executor, err := builder.ExecutorDigest()
 	if err != nil {
 		return kaniko.Order{}, err
 	}
@@ -190,7 +191,8 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 	if secret != "" {
 		name += " with secret " + secret
 	}
-	if open := w.sources[name]; open != nil {
+	key := digestOf(name, cfg.Secrets, cfg.Cache, cfg.Interval)
+	if open := w.sources[key]; open != nil {
 		return open, name, nil
 	}
 	remote, err := w.remote(cfg, image.Source.URL, secret)
@@ -204,7 +206,7 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 	if err != nil {
 		return nil, "", err
 	}
-	w.sources[name] = repository
+	w.sources[key] = repository
 	return repository, name, nil
 }
 
