@@ -46,7 +46,7 @@ const allowed = `
 	setfsgid32 setfsuid setfsuid32 setgid setgid32 setgroups setgroups32 setitimer setpgid setpriority setregid
 	setregid32 setresgid setresgid32 setresuid setresuid32 setreuid setreuid32 setrlimit setsid setsockopt setuid
 	setuid32 setxattr setxattrat shmat shmctl shmdt shmget shutdown sigaltstack signalfd signalfd4 sigprocmask
-	sigreturn socketpair splice stat stat64 statfs statfs64 statx symlink symlinkat sync sync_file_range
+	sigreturn splice stat stat64 statfs statfs64 statx symlink symlinkat sync sync_file_range
 	sync_file_range2 syncfs sysinfo tee tgkill time timer_create timer_delete timer_getoverrun timer_gettime
 	timer_gettime64 timer_settime timer_settime64 timerfd_create timerfd_gettime timerfd_gettime64
 	timerfd_settime timerfd_settime64 times tkill truncate truncate64 ugetrlimit umask uname unlink unlinkat
@@ -58,7 +58,7 @@ const newNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWCGROUP | unix.CLONE_NEWTIME
 
 // architectures are the ones whose programs run. A 32-bit program's calls are
-// filtered too, except that its socketcall hides its arguments and is left out.
+// filtered too.
 var architectures = map[string][]specs.Arch{
 	"amd64":   {specs.ArchX86_64, specs.ArchX86},
 	"arm64":   {specs.ArchAARCH64, specs.ArchARM},
@@ -87,9 +87,19 @@ func seccomp() *specs.LinuxSeccomp {
 	calls = append(calls, specs.LinuxSyscall{Names: []string{"clone3"}, Action: specs.ActErrno, ErrnoRet: &enosys})
 
 	// No AF_PACKET, AF_VSOCK (the hypervisor), AF_ALG (the kernel's crypto), …
-	for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK} {
+	for _, family := range []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6} {
 		calls = append(calls, allow("socket", specs.LinuxSeccompArg{Index: 0, Value: family, Op: specs.OpEqualTo}))
 	}
+	// The machine tells of its devices in every network namespace that is its own.
+	calls = append(calls, allow("socket",
+		specs.LinuxSeccompArg{Index: 0, Value: unix.AF_NETLINK, Op: specs.OpEqualTo},
+		specs.LinuxSeccompArg{Index: 2, Value: unix.NETLINK_KOBJECT_UEVENT, Op: specs.OpNotEqual}))
+	// Any other family could load its module.
+	calls = append(calls, allow("socketpair", specs.LinuxSeccompArg{Index: 0, Value: unix.AF_UNIX, Op: specs.OpEqualTo}))
+	// The rules for socket allow this one too, as libseccomp reads them, and with
+	// every family, since its arguments are in memory. C libraries use it
+	// where the kernel has no socket call, if at all.
+	calls = append(calls, specs.LinuxSyscall{Names: []string{"socketcall"}, Action: specs.ActErrno, ErrnoRet: &enosys})
 
 	// Linux, 32-bit Linux, without address randomisation, and "what is it now?"
 	for _, persona := range []uint64{0x0, 0x8, 0x20000, 0x20008, 0x40000, 0xffffffff} {

@@ -241,6 +241,8 @@ func calls([]string) {
 		{"vsock socket", unix.SYS_SOCKET, [6]uintptr{unix.AF_VSOCK, unix.SOCK_STREAM, 0}, unix.EPERM},
 		{"crypto socket", unix.SYS_SOCKET, [6]uintptr{unix.AF_ALG, unix.SOCK_SEQPACKET, 0}, unix.EPERM},
 		{"raw socket", unix.SYS_SOCKET, [6]uintptr{unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP}, unix.EPERM},
+		{"socket pair of a family that may be a module", unix.SYS_SOCKETPAIR, [6]uintptr{unix.AF_TIPC, unix.SOCK_STREAM, 0, p}, unix.EPERM},
+		{"the machine's device events", unix.SYS_SOCKET, [6]uintptr{unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_KOBJECT_UEVENT}, unix.EPERM},
 		{"personality", unix.SYS_PERSONALITY, [6]uintptr{0x0100000}, unix.EPERM},
 	} {
 		_, _, errno := syscall.Syscall6(c.number, c.args[0], c.args[1], c.args[2], c.args[3], c.args[4], c.args[5])
@@ -250,6 +252,7 @@ func calls([]string) {
 		}
 		attempt(c.name, errno)
 	}
+	otherABIs()
 }
 
 // write tries to change files that are not the build's.
