@@ -5,7 +5,11 @@ import (
 	"compress/gzip"
 	"encoding/base64"
 	"encoding/hex"
+	"net"
 	"net/url"
+	"os"
+	"os/exec"
+	"strings"
 	"testing"
 
 	"towpath.dev/towpath/e2e/lab"
@@ -39,4 +43,42 @@ func TestCanariesAreFound(t *testing.T) {
 	if found := canaries.In([]byte("nothing of it here")); len(found) > 0 {
 		t.Errorf("found %v", found)
 	}
+}
+
+// TestAListenerIsSeen: the witness sees the sockets of a child.
+func TestAListenerIsSeen(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	file, err := listener.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	canaries := &lab.Canaries{}
+	canaries.Plant(t, "an argument", []byte("a canary argument"))
+	witness := lab.NewWitness(t, canaries, nil)
+	cmd := exec.Command(lab.Tool(t, "sh"), "-c", "read line", "a canary argument")
+	cmd.ExtraFiles = []*os.File{file}
+	cmd.Env = []string{"SECRET=a canary argument"}
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	witness.Follow(os.Getpid())
+	witness.Look()
+	found := strings.Join(witness.Found(), "\n")
+	for _, want := range []string{"read line", "listens: tcp ", "the arguments of", "the environment of"} {
+		if !strings.Contains(found, want) {
+			t.Errorf("no %q in:\n%s", want, found)
+		}
+	}
+	stdin.Close()
+	_ = cmd.Wait()
 }

@@ -25,8 +25,9 @@ type Witness struct {
 
 	looking  sync.Mutex // one look at a time
 	roots    map[int]bool
-	family   map[int]string // descendants by pid → when they started
-	read     map[string]string
+	family   map[int]string    // descendants by pid → when they started
+	read     map[string]string // what was seen of a file or process, by path
+	sockets  map[string]int    // how often one was seen
 	programs map[string]int
 	files    int
 	mu       sync.Mutex
@@ -39,12 +40,12 @@ func NewWitness(t testing.TB, canaries *Canaries, skip func(path string) bool, d
 	t.Helper()
 	w := &Witness{
 		canaries: canaries, dirs: dirs, skip: skip,
-		roots: map[int]bool{}, family: map[int]string{}, read: map[string]string{}, programs: map[string]int{}, found: map[string]bool{},
+		roots: map[int]bool{}, family: map[int]string{}, read: map[string]string{}, sockets: map[string]int{}, programs: map[string]int{}, found: map[string]bool{},
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
-		processes, files := time.NewTicker(4*time.Millisecond), time.NewTicker(60*time.Millisecond)
+		processes, files := time.NewTicker(10*time.Millisecond), time.NewTicker(100*time.Millisecond)
 		defer processes.Stop()
 		defer files.Stop()
 		for {
@@ -142,7 +143,14 @@ func (w *Witness) Seen() (programs []string, files int) {
 func (w *Witness) lookAtProcesses() {
 	w.looking.Lock()
 	defer w.looking.Unlock()
-	for pid := range w.descendants() {
+	family := w.descendants()
+	own := map[string]bool{}
+	for pid := range family {
+		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && w.roots[pid] {
+			own[string(args)] = true
+		}
+	}
+	for pid := range family {
 		dir := fmt.Sprintf("/proc/%d/", pid)
 		args, err := os.ReadFile(dir + "cmdline")
 		if err != nil || len(args) == 0 {
@@ -153,7 +161,8 @@ func (w *Witness) lookAtProcesses() {
 		if w.news(dir+"cmdline", args) {
 			w.Text("the arguments of "+name, args)
 		}
-		if environ, err := os.ReadFile(dir + "environ"); err == nil && !w.roots[pid] && w.news(dir+"environ", environ) {
+		// Until it runs a program of its own, a child shows its parent's memory.
+		if environ, err := os.ReadFile(dir + "environ"); err == nil && !own[string(args)] && w.news(dir+"environ", environ) {
 			w.Text("the environment of "+name, environ)
 		}
 		w.lookForListeners(dir, name)
@@ -233,14 +242,19 @@ func (w *Witness) lookForListeners(dir, name string) {
 	if err != nil {
 		return
 	}
-	inodes := map[string]bool{}
+	inodes, fresh := map[string]bool{}, false
 	for _, descriptor := range descriptors {
 		target, err := os.Readlink(dir + "fd/" + descriptor.Name())
 		if inode, ok := strings.CutPrefix(target, "socket:["); err == nil && ok {
 			inodes[strings.TrimSuffix(inode, "]")] = true
+			// A socket listens soon after it was made or, as a rule, never: the
+			// tables cost too much to be read at every look.
+			w.sockets[dir+inode]++
+			seen := w.sockets[dir+inode]
+			fresh = fresh || seen <= 3 || seen%20 == 0
 		}
 	}
-	if len(inodes) == 0 {
+	if !fresh {
 		return
 	}
 	for _, table := range []struct {
