@@ -17,6 +17,7 @@ import (
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/marker"
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/kaniko/seal"
 )
@@ -72,7 +73,11 @@ certificates. Reports every problem, not only the first. Changes nothing.`,
 				}
 			}
 			if problems > 0 {
-				return fmt.Errorf("check: %d of %d have a problem", problems, len(c.findings))
+				have := "have"
+				if problems == 1 {
+					have = "has"
+				}
+				return fmt.Errorf("check: %d of %d %s a problem", problems, len(c.findings), have)
 			}
 			return nil
 		},
@@ -153,6 +158,42 @@ func (c *checker) target(ctx context.Context, target *config.Target) []finding {
 	}
 	if len(found) == 1 {
 		found = append(found, finding{subject, good, open.Target() + " takes bumps and their ledger", ""})
+	}
+	return append(found, c.markers(ctx, target, open)...)
+}
+
+// markers checks that a target has a marker for every image that goes there,
+// in files that can be edited.
+func (c *checker) markers(ctx context.Context, target *config.Target, open *fleet.Fleet) []finding {
+	var found []finding
+	for i := range c.cfg.Images {
+		image := &c.cfg.Images[i]
+		if !slices.Contains(image.GitOps, target.Name) {
+			continue
+		}
+		subject := "marker of " + image.Name + " in " + target.Name
+		policy, err := marker.ParsePolicy(image.Policy)
+		if err != nil {
+			found = append(found, findingOf(subject, err))
+			continue
+		}
+		state, err := open.Promoted(ctx, fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest})
+		if err == nil && state.Standing == fleet.NoMarker {
+			err = &fleet.NoMarkerError{Policy: policy.String(), Path: "./" + strings.TrimPrefix(target.Path(), "."), Branch: target.Branch()}
+		}
+		if err != nil {
+			found = append(found, findingOf(subject, err))
+		}
+		for _, p := range state.Problems {
+			if !p.Ours {
+				continue // plan and run tell of it once, and it stops nothing
+			}
+			place := p.File
+			if p.Line > 0 {
+				place = fmt.Sprintf("%s:%d", p.File, p.Line)
+			}
+			found = append(found, finding{subject, problem, place + ": " + p.Text, ""})
+		}
 	}
 	return found
 }
@@ -263,7 +304,7 @@ func firstEnd(content []byte) (end time.Time, ok bool) {
 }
 
 func findingOf(subject string, err error) finding {
-	f := finding{Subject: subject, Verdict: problem, Text: err.Error()}
+	f := finding{Subject: subject, Verdict: problem, Text: strings.TrimPrefix(err.Error(), subject+": ")}
 	var own interface{ Hint() string }
 	if errors.As(err, &own) {
 		f.Hint = own.Hint()

@@ -59,12 +59,16 @@ func newRoot(g *globals) *cobra.Command {
 		Long: `Towpath polls application repositories, builds what moved on master with kaniko
 in a sandbox that holds no secrets, publishes and seals the image, and commits
 the new tag to the GitOps repository in a signed commit that Flux pulls.`,
-		SilenceErrors: true, SilenceUsage: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("there is no command %q", args[0]), "see towpath --help"}
+		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return nil
 			}
-			return nil
+			hint := "see towpath --help"
+			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+				hint = "did you mean " + near[0] + "?"
+			}
+			return usageError{fmt.Errorf("there is no command %q", args[0]), hint}
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 		PersistentPreRunE: func(*cobra.Command, []string) error {

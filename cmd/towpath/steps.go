@@ -152,7 +152,8 @@ func gitAuth(address, secretDir string) func() (*git.AuthOptions, error) {
 		}
 		auth, err := git.NewAuthOptions(*parsed, keys)
 		if err != nil {
-			return nil, fmt.Errorf("secret %s: %w", filepath.Base(secretDir), err)
+			return nil, hinted{fmt.Errorf("secret %s: %w", filepath.Base(secretDir), err),
+				"a git secret holds identity and known_hosts for ssh, and username and password, or bearerToken, for https"}
 		}
 		return auth, nil
 	}

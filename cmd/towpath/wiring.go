@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -204,7 +205,7 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 		Dir: filepath.Join(cfg.Cache, "sources", digestOf(name)),
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, "", cacheError(err)
 	}
 	w.sources[key] = repository
 	return repository, name, nil
@@ -252,10 +253,18 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 	}
 	open, err := fleet.Open(options)
 	if err != nil {
-		return nil, err
+		return nil, cacheError(err)
 	}
 	w.fleets[name] = open
 	return open, nil
+}
+
+// cacheError says what to do about a cache that belongs to somebody else.
+func cacheError(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return hinted{err, "run every command as the user that made the cache, or name another directory as cache in the config"}
+	}
+	return err
 }
 
 func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remote, error) {
