@@ -1,12 +1,14 @@
 package sandbox
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,14 +41,24 @@ const (
 // costs. But the build cannot have grown by more than the disk's free space has
 // shrunk, and asking for that costs nothing: so it measures only when enough
 // has gone.
+//
+// What is free is looked at while it measures, too: a build can make that take
+// as long as it likes.
 func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelCauseFunc) {
 	ticker := time.NewTicker(diskPause)
 	defer ticker.Stop()
+	type measurement struct {
+		used int64
+		err  error
+	}
 	var (
 		measured time.Time
-		cost     time.Duration // of measuring
-		before   space         // when measured
-		budget   int64         // how much may go before it is measured again
+		cost     time.Duration               // of measuring
+		before   space                       // when measured
+		budget   int64                       // how much may go before it is measured again
+		began    time.Time                   // of the measurement at work
+		results  = make(chan measurement, 1) // nobody waits for the last one
+		busy     bool
 	)
 	for {
 		left, err := freeSpace(p.path("box"))
@@ -55,30 +67,34 @@ func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelC
 			return
 		}
 		gone := max(before.bytes-left.bytes, before.files-left.files) > budget && time.Since(measured) > 5*cost
-		if err == nil && (measured.IsZero() || gone || time.Since(measured) > max(measurePause, 20*cost)) {
-			began := time.Now()
-			used, err := p.used()
-			if err != nil {
-				stop(&bound{err.Error()})
+		if err == nil && !busy && (measured.IsZero() || gone || time.Since(measured) > max(measurePause, 20*cost)) {
+			began, before, busy = time.Now(), left, true
+			go func() {
+				used, err := p.used()
+				results <- measurement{used, err}
+			}()
+		}
+		select {
+		case result := <-results:
+			if result.err != nil {
+				stop(&bound{result.err.Error()})
 				return
 			}
-			if used > limit {
+			if result.used > limit {
 				stop(&bound{fmt.Sprintf("it took more disk than the %s a build may", size(limit))})
 				return
 			}
-			measured, cost = time.Now(), time.Since(began)
-			before, budget = left, (limit-used)/2
-		}
-		select {
+			measured, cost, busy = time.Now(), time.Since(began), false
+			budget = (limit - result.used) / 2
+		case <-ticker.C:
 		case <-ctx.Done():
 			return
-		case <-ticker.C:
 		}
 	}
 }
 
 // used is what the build's files take: those it can name and those it has
-// removed and holds open.
+// removed and holds open or mapped.
 func (p *place) used() (int64, error) {
 	var total int64
 	for _, name := range []string{"root", "out"} {
@@ -93,24 +109,80 @@ func (p *place) used() (int64, error) {
 		return 0, err
 	}
 	seen := map[uint64]bool{}
-	for _, pid := range (cgroup{p.id}).processes() {
-		dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			continue // it has ended
+	count := func(link string) {
+		var stat unix.Stat_t
+		if err := unix.Stat(link, &stat); err != nil {
+			return // gone
 		}
-		for _, entry := range entries {
-			var stat unix.Stat_t
-			if err := unix.Stat(filepath.Join(dir, entry.Name()), &stat); err != nil {
-				continue
+		if stat.Nlink == 0 && stat.Mode&unix.S_IFMT == unix.S_IFREG && stat.Dev == box.Dev && !seen[stat.Ino] {
+			seen[stat.Ino] = true
+			total += stat.Blocks * 512
+		}
+	}
+	for _, pid := range (cgroup{p.id}).processes() {
+		process := filepath.Join("/proc", strconv.Itoa(pid))
+		for _, dir := range descriptorDirs(process, pid) {
+			entries, _ := os.ReadDir(dir) // it may have ended
+			for _, entry := range entries {
+				count(filepath.Join(dir, entry.Name()))
 			}
-			if stat.Nlink == 0 && stat.Mode&unix.S_IFMT == unix.S_IFREG && stat.Dev == box.Dev && !seen[stat.Ino] {
-				seen[stat.Ino] = true
-				total += stat.Blocks * 512
-			}
+		}
+		for _, span := range removedMappings(filepath.Join(process, "maps"), seen) {
+			count(filepath.Join(process, "map_files", span))
 		}
 	}
 	return total, nil
+}
+
+// descriptorDirs list what a process holds open. Its threads may each have a
+// table of their own.
+func descriptorDirs(process string, pid int) []string {
+	dirs := []string{filepath.Join(process, "fd")}
+	tasks, _ := os.ReadDir(filepath.Join(process, "task"))
+	for _, task := range tasks {
+		const files = 2 // KCMP_FILES
+		thread, err := strconv.Atoi(task.Name())
+		if err != nil || thread == pid {
+			continue
+		}
+		if order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(pid), uintptr(thread), files, 0, 0, 0); errno != 0 || order != 0 {
+			dirs = append(dirs, filepath.Join(process, "task", task.Name(), "fd"))
+		}
+	}
+	return dirs
+}
+
+// removedMappings are the names below map_files of the files that a process has
+// mapped and that have no name any more, but for those seen.
+func removedMappings(maps string, seen map[uint64]bool) []string {
+	file, err := os.Open(maps)
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	var spans []string
+	found := map[string]bool{}
+	for scanner := bufio.NewScanner(file); scanner.Scan(); {
+		line := scanner.Text()
+		if !strings.HasSuffix(line, " (deleted)") {
+			continue
+		}
+		// start-end perms offset device inode path
+		words := strings.Fields(line)
+		if len(words) < 6 || found[words[4]] {
+			continue
+		}
+		if inode, err := strconv.ParseUint(words[4], 10, 64); err != nil || seen[inode] {
+			continue
+		}
+		var start, end uint64
+		if _, err := fmt.Sscanf(words[0], "%x-%x", &start, &end); err != nil {
+			continue
+		}
+		found[words[4]] = true
+		spans = append(spans, fmt.Sprintf("%x-%x", start, end)) // there without the zeros in front
+	}
+	return spans
 }
 
 // space is what is left on a disk: for content, and for files at 4 KiB each,

@@ -41,7 +41,7 @@ func main() {
 	verbs := map[string]func(args []string){
 		"search": search, "dial": dial, "bound": bound, "multicast": multicast, "names": names, "reach": reach, "abstract": abstract, "calls": calls, "write": write, "devices": devices,
 		"descriptors": descriptors, "routes": routes, "identity": identity, "keys": keys, "namespaces": namespaces,
-		"forks": forks, "memory": memory, "fill": fill, "files": files, "hidden": hidden, "sparse": sparse, "deep": deep, "spin": spin, "talk": talk, "daemon": daemon,
+		"forks": forks, "memory": memory, "fill": fill, "files": files, "hidden": hidden, "mapped": mapped, "sparse": sparse, "deep": deep, "spin": spin, "talk": talk, "daemon": daemon,
 	}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
@@ -476,6 +476,29 @@ func hidden(args []string) {
 			os.Exit(1)
 		}
 		open = append(open, file)
+	}
+}
+
+// mapped writes into files that have no name and are not open any more, but
+// mapped into memory.
+func mapped(args []string) {
+	for n := 0; ; n++ {
+		path := fmt.Sprintf("%s/%d", args[0], n)
+		file, err := os.Create(path)
+		if err != nil {
+			panic(err)
+		}
+		if err := os.Remove(path); err != nil {
+			panic(err)
+		}
+		if _, err := file.Write(make([]byte, 8<<20)); err != nil {
+			fmt.Println("write:", err)
+			os.Exit(1)
+		}
+		if _, err := unix.Mmap(int(file.Fd()), 0, 4096, unix.PROT_READ, unix.MAP_PRIVATE); err != nil {
+			panic(err)
+		}
+		file.Close()
 	}
 }
 
