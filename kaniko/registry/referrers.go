@@ -147,9 +147,29 @@ func isOversize(err error) bool {
 }
 
 func parseList(raw []byte) (*v1.IndexManifest, bool) {
-	var list v1.IndexManifest
+	var list entries
 	err := json.Unmarshal(raw, &list)
-	return &list, err == nil && list.MediaType == types.OCIImageIndex
+	return &v1.IndexManifest{SchemaVersion: 2, MediaType: list.MediaType, Manifests: list.readable()},
+		err == nil && list.MediaType == types.OCIImageIndex
+}
+
+// entries is a list of referrers whose entries are read one by one.
+type entries struct {
+	MediaType types.MediaType   `json:"mediaType"`
+	Manifests []json.RawMessage `json:"manifests"`
+}
+
+// readable are those that can be asked for by a digest that we compute. Others
+// are left out: whoever may push could hide ours with one that breaks the list.
+func (e entries) readable() []v1.Descriptor {
+	all := make([]v1.Descriptor, 0, len(e.Manifests))
+	for _, raw := range e.Manifests {
+		var descriptor v1.Descriptor
+		if json.Unmarshal(raw, &descriptor) == nil && checkDigest(descriptor.Digest.String()) == nil {
+			all = append(all, descriptor)
+		}
+	}
+	return all
 }
 
 func fallbackTag(subject string) string { return strings.Replace(subject, ":", "-", 1) }
@@ -185,7 +205,7 @@ func (c *Client) referrersAPI(ctx context.Context, subject, artifactType string)
 	}
 	count := 0
 	for range maxReferrerPages {
-		var list v1.IndexManifest
+		var list entries
 		var next *url.URL
 		missing := false
 		err := c.attempt(ctx, "read referrers of "+subject, false, nil, func(ctx context.Context, s *access) error {
@@ -201,6 +221,7 @@ func (c *Client) referrersAPI(ctx context.Context, subject, artifactType string)
 				missing = true
 				return nil
 			}
+			list = entries{} // another try's
 			if err := json.Unmarshal(answer.body, &list); err != nil {
 				return c.corrupt("the list of referrers is not what the specification says")
 			}
@@ -220,7 +241,7 @@ func (c *Client) referrersAPI(ctx context.Context, subject, artifactType string)
 			return nil, false, errNoReferrers
 		}
 		count += len(list.Manifests)
-		referrers = append(referrers, onlyType(list.Manifests, artifactType)...)
+		referrers = append(referrers, onlyType(list.readable(), artifactType)...)
 		if next == nil {
 			return referrers, false, nil
 		}

@@ -285,7 +285,8 @@ func Read(ctx context.Context, client *registry.Client, key *Key, provenance, im
 		return nil, fmt.Errorf("%w: its manifest does not parse", ErrNotOurs)
 	}
 	if carrier.Subject == nil || carrier.Subject.Digest.String() != image ||
-		len(carrier.Layers) != 1 || carrier.Layers[0].MediaType != bundleMediaType || carrier.Layers[0].Size > maxBundle {
+		len(carrier.Layers) != 1 || carrier.Layers[0].MediaType != bundleMediaType || carrier.Layers[0].Size > maxBundle ||
+		carrier.Layers[0].Digest.Algorithm != "sha256" {
 		return nil, fmt.Errorf("%w: its manifest carries no bundle about %s", ErrNotOurs, image)
 	}
 	bundle, err := client.Blob(ctx, carrier.Layers[0].Digest.String(), maxBundle)

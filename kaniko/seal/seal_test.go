@@ -476,3 +476,39 @@ func TestIndexUnderOurTag(t *testing.T) {
 		}
 	})
 }
+
+// TestUnreadableReferrers puts entries beside our seal that nobody can read, as
+// whoever may push to the repository can: they hide nothing.
+func TestUnreadableReferrers(t *testing.T) {
+	t.Parallel()
+	for name, entry := range map[string]string{
+		"another digest":     `{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":7,"digest":"sha512:` + strings.Repeat("ab", 64) + `"}`,
+		"no digest":          `{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":7}`,
+		"a digest of a kind": `{"mediaType":"application/vnd.oci.image.manifest.v1+json","size":7,"digest":"blake3:00"}`,
+		"an odd size":        `{"size":"large"}`,
+		"no entry":           `7`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, lab.NewMemoryRegistry(t, lab.RegistryOptions{}))
+			sealed, err := w.images.Seal(t.Context(), w.order, w.push(t), w.run())
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.Hook(func(rw http.ResponseWriter, req *http.Request, next http.Handler) {
+				if !strings.Contains(req.URL.Path, "/referrers/") {
+					next.ServeHTTP(rw, req)
+					return
+				}
+				honest := &kept{header: http.Header{}}
+				next.ServeHTTP(honest, req)
+				rw.Header().Set("Content-Type", honest.header.Get("Content-Type"))
+				fmt.Fprint(rw, strings.Replace(string(honest.body), `"manifests":[`, `"manifests":[`+entry+`,`, 1))
+			})
+			found, err := w.sealer(t).Find(t.Context(), w.order)
+			if diff := cmp.Diff(sealed, found); err != nil || diff != "" {
+				t.Errorf("%v (-sealed +found):\n%s", err, diff)
+			}
+		})
+	}
+}
