@@ -171,7 +171,7 @@ func (c *checker) markers(ctx context.Context, target *config.Target, open *flee
 		if !slices.Contains(image.GitOps, target.Name) {
 			continue
 		}
-		subject := "marker of " + image.Name + " in " + target.Name
+		subject := image.Name + " in " + target.Name
 		policy, err := marker.ParsePolicy(image.Policy)
 		if err != nil {
 			found = append(found, findingOf(subject, err))
