@@ -18,6 +18,7 @@ type Builds struct {
 	mu      sync.Mutex
 	running map[work]*flight
 	faults  map[work]error
+	config  int // counts the changes of the config
 }
 
 // work identifies what is worked on: what is built and where it goes.
@@ -31,6 +32,7 @@ type flight struct {
 	done    chan struct{}
 	cancel  context.CancelFunc
 	waiters int
+	config  int // when it began
 	result  kaniko.Result
 	err     error
 }
@@ -57,7 +59,7 @@ func (b *Builds) Once(ctx context.Context, order kaniko.Order, do func(context.C
 	f := b.running[id]
 	if f == nil {
 		shared, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		f = &flight{done: make(chan struct{}), cancel: cancel}
+		f = &flight{done: make(chan struct{}), cancel: cancel, config: b.config}
 		b.running[id] = f
 		go b.fly(shared, id, f, do)
 	}
@@ -87,7 +89,7 @@ func (b *Builds) fly(ctx context.Context, id work, f *flight, do func(context.Co
 		delete(b.running, id)
 	}
 	var fault *kaniko.BuildError
-	if errors.As(f.err, &fault) {
+	if errors.As(f.err, &fault) && f.config == b.config {
 		b.faults[id] = f.err
 	}
 	b.mu.Unlock()
@@ -114,10 +116,11 @@ func (f *flight) abandoned(mu *sync.Mutex) bool {
 }
 
 // Forget lets builds that failed by their own fault be tried again, because the
-// config changed.
+// config changed; those at work, too, should they fail.
 func (b *Builds) Forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.config++
 	clear(b.faults)
 }
 

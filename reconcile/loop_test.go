@@ -224,6 +224,32 @@ func TestAFaultIsNotRepeatedAndAFailureIs(t *testing.T) {
 	}
 }
 
+// TestAFaultOfTheConfigBeforeIsForgotten, also if it comes to light only after
+// the change.
+func TestAFaultOfTheConfigBeforeIsForgotten(t *testing.T) {
+	builds := NewBuilds(2)
+	order := kaniko.Order{Source: kaniko.Source{Commit: "8b07d4aa"}}
+	begun, end, ended := make(chan struct{}), make(chan struct{}), make(chan error)
+	go func() {
+		_, err := builds.Once(t.Context(), order, func(context.Context) (kaniko.Result, error) {
+			close(begun)
+			<-end
+			return kaniko.Result{}, &kaniko.BuildError{Step: "fetch", Err: errors.New("not allowed")}
+		})
+		ended <- err
+	}()
+	<-begun
+	builds.Forget()
+	close(end)
+	if err := <-ended; err == nil {
+		t.Error("the old work did not fail")
+	}
+	mended := func(context.Context) (kaniko.Result, error) { return kaniko.Result{Notices: []string{"new"}}, nil }
+	if result, err := builds.Once(t.Context(), order, mended); err != nil || len(result.Notices) != 1 {
+		t.Errorf("got %+v, %v", result, err)
+	}
+}
+
 func TestSoManyBuildsAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		builds := NewBuilds(2)
