@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,13 +19,21 @@ import (
 // programs, certificates and proxies are. Secrets travel as directories named
 // in the order.
 var passed = []string{
-	"PATH", "HOME", "DOCKER_CONFIG", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"PATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
 }
 
-func stepEnvironment(tmp string) []string {
-	env := []string{"TMPDIR=" + tmp}
-	for _, name := range passed {
+// stepEnvironment is what a step starts with. Docker's own configuration, which
+// pushes where no secret is named, is for the step that pushes: base images
+// are never pulled with it.
+func stepEnvironment(step, tmp string) []string {
+	env, names := []string{"TMPDIR=" + tmp}, passed
+	if step == "publish" {
+		names = append(slices.Clone(passed), "HOME", "DOCKER_CONFIG")
+	} else {
+		env = append(env, "HOME="+tmp, "DOCKER_CONFIG="+tmp)
+	}
+	for _, name := range names {
 		if value, ok := os.LookupEnv(name); ok {
 			env = append(env, name+"="+value)
 		}
@@ -60,7 +69,7 @@ func (b *Builder) step(ctx context.Context, p *place, name string, order any, re
 	//nolint:noctx // supervise ends it, with its process group
 	cmd := exec.Command(b.Self, name, "--order", path)
 	cmd.Dir = p.path("private")
-	cmd.Env = stepEnvironment(p.path("private", "tmp"))
+	cmd.Env = stepEnvironment(name, p.path("private", "tmp"))
 	printed := &stream{output: out}
 	cmd.Stdout, cmd.Stderr = printed, printed
 	runErr := supervise(ctx, cmd, nil, unix.SIGKILL, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })

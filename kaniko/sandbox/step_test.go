@@ -63,6 +63,7 @@ func TestStepsSeeNoneOfOurSecrets(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", canary)
 	t.Setenv("HTTPS_PROXY", "http://proxy.example.com:3128")
 	t.Setenv("NO_PROXY", "*")
+	t.Setenv("DOCKER_CONFIG", "/docker-of-test")
 	w := newWorld(t, nil)
 	w.dockerfile(t, "FROM scratch\nCOPY Dockerfile /\n")
 	if _, err := w.builder.Run(t.Context(), w.job()); err != nil {
@@ -75,6 +76,12 @@ func TestStepsSeeNoneOfOurSecrets(t *testing.T) {
 	for _, step := range []string{"fetch", "publish"} {
 		if !strings.Contains(log, "environment of "+step+" HTTPS_PROXY=http://proxy.example.com:3128") {
 			t.Errorf("%s does not know the proxy:\n%s", step, grep(log, "environment of"))
+		}
+	}
+	// It holds the credential that pushes, which base images are not pulled with.
+	for step, want := range map[string]bool{"fetch": false, "publish": true} {
+		if strings.Contains(log, "environment of "+step+" DOCKER_CONFIG=/docker-of-test") != want {
+			t.Errorf("%s knows Docker's configuration: want %v\n%s", step, want, grep(log, "environment of"))
 		}
 	}
 }
