@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"syscall"
 	"time"
 
 	"towpath.dev/towpath/gitops"
@@ -103,11 +104,20 @@ func (o Outcome) failed(step string, err error) Outcome {
 	case errors.Is(err, context.Canceled):
 		o.Class = Rested
 	}
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		o.Hint = hinted.Hint()
-	}
+	o.Hint = hintOf(err)
 	return o
+}
+
+// hintOf says what a person can do about an error, where that is known.
+func hintOf(err error) string {
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) && hinted.Hint() != "" {
+		return hinted.Hint()
+	}
+	if errors.Is(err, syscall.ENOSPC) {
+		return "make room, or move the cache to a larger disk"
+	}
+	return ""
 }
 
 // settled ends a round by a verdict that asks for nothing.

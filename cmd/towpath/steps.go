@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/fluxcd/pkg/git"
 	"github.com/spf13/cobra"
@@ -101,6 +102,9 @@ func fetch(ctx context.Context, step kaniko.Fetch, progress io.Writer) kaniko.Re
 		var own interface{ Hint() string }
 		if errors.As(err, &own) {
 			report.Hint = own.Hint()
+		}
+		if report.Hint == "" && errors.Is(err, syscall.ENOSPC) {
+			report.Hint = "make room, or move the cache to a larger disk"
 		}
 		var refused *source.RefusedError
 		var notAllowed *registry.NotAllowedError
