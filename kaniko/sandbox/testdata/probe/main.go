@@ -371,6 +371,10 @@ func identity([]string) {
 		attempt("write "+file, os.WriteFile(file, []byte("0 0 1"), 0o644))
 	}
 	attempt("become nobody's user", os.Chown("/tmp", 70000, 70000))
+	// Where machines are started over the network it may hold a token.
+	if line, _ := os.ReadFile("/proc/cmdline"); len(line) > 0 {
+		attempt("read how the machine was started: "+string(line), nil)
+	}
 	cgroup, _ := os.ReadFile("/proc/self/cgroup")
 	if strings.Contains(string(cgroup), "towpath") {
 		attempt("the cgroup shows its place: "+string(cgroup), nil)
