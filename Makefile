@@ -20,7 +20,7 @@ build: ## build bin/towpath, static
 
 .PHONY: demo
 demo: ## commit, build, publish, signed bump, for real, on this machine
-	@e2e/tools/install sandbox registry shell servers executor
+	@e2e/tools/install sandbox registry shell signatures executor
 	@$(MAKE) --no-print-directory build
 	@go run ./e2e/demo bin/towpath
 

@@ -47,7 +47,7 @@ func (e *SecretError) Unwrap() error { return e.Err }
 func (e *SecretError) Hint() string {
 	switch {
 	case errors.Is(e.Err, fs.ErrNotExist):
-		return "mount the secret as a directory of that name, a file per key"
+		return "make it: a directory of that name below the config's secrets directory, with a file per key"
 	case errors.Is(e.Err, fs.ErrPermission):
 		return "let the user that runs towpath read it"
 	default:

@@ -377,7 +377,8 @@ func unreachable(t *testing.T, w *lab.World, wrong map[string][]byte) []stranger
 	app := func(server *lab.Git) string { return server.RepoURL("apps/podinfo.git") }
 	host := func(address string) string { return strings.SplitN(address, "/", 4)[2] }
 	unknown := ssh.Secret()
-	unknown["known_hosts"] = []byte(strings.ReplaceAll(string(other.KnownHosts), other.Addr[strings.Index(other.Addr, ":"):], ":1"))
+	_, port, _ := strings.Cut(other.Addr, ":")
+	unknown["known_hosts"] = []byte(strings.ReplaceAll(string(other.KnownHosts), ":"+port, ":1"))
 	mixedUp := ssh.Secret()
 	mixedUp["known_hosts"] = []byte(strings.ReplaceAll(string(other.KnownHosts), other.Addr[strings.Index(other.Addr, ":")+1:], ssh.Addr[strings.Index(ssh.Addr, ":")+1:]))
 	stolen := ssh.Secret()

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"time"
 
@@ -50,8 +51,12 @@ func (d *Delivery) look(ctx context.Context) (s Sight) {
 		return s
 	}
 	if s.Image, s.Built, err = d.Images.Find(ctx, s.Order); err != nil {
-		s.Outcome = s.Outcome.failed("build", err)
-		return s
+		if s.Verdict.Action == Promote {
+			s.Outcome = s.Outcome.failed("build", err)
+			return s
+		}
+		// The next round would not ask, so this is for people to know.
+		s.Outcome.Notices = append(s.Outcome.Notices, fmt.Sprintf("whether its image is there is not known: %v", err))
 	}
 	s.Outcome = s.Outcome.settled(s.Verdict)
 	if s.Verdict.Action == Promote || s.Verdict.Action == Fill {

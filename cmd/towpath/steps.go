@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -182,6 +183,9 @@ type dockerfileError struct {
 func (e *dockerfileError) Error() string { return e.file + ": " + e.err.Error() }
 func (e *dockerfileError) Unwrap() error { return e.err }
 func (e *dockerfileError) Hint() string {
+	if errors.Is(e.err, fs.ErrNotExist) {
+		return "name it in build.dockerfile, relative to source.path"
+	}
 	return "change the Dockerfile: the same commit is not built again"
 }
 

@@ -13,7 +13,7 @@ import (
 
 var errNotRoot = hinted{
 	errors.New("the sandbox needs root: it maps a range of user ids, makes a network namespace and sets limits"),
-	"run towpath as root or with sudo, or use builder.type kubernetes",
+	"run towpath as root or with sudo",
 }
 
 // Check returns what is missing for builds on this machine, each with a hint

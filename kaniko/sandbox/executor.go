@@ -27,7 +27,7 @@ type executorFile struct {
 func (b *Builder) ExecutorDigest() (string, error) {
 	info, err := os.Stat(b.Executor)
 	if err != nil {
-		return "", hinted{fmt.Errorf("kaniko executor: %w", err), "builder.kaniko.executor names kaniko's executable: `make tools` builds one"}
+		return "", hinted{fmt.Errorf("kaniko executor: %w", err), "name kaniko's executable in builder.kaniko.executor: `make tools` builds one into towpath/bin below the user's cache directory"}
 	}
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	if !ok {
