@@ -60,6 +60,17 @@ func (t traffic) acknowledged(s *stand) time.Time {
 	return time.Time{}
 }
 
+// answering is how long the server was at work on requests until a moment.
+func (t traffic) answering(until time.Time) time.Duration {
+	var sum time.Duration
+	for _, r := range t.Requests {
+		if !r.Ended.After(until) {
+			sum += r.Ended.Sub(r.Began)
+		}
+	}
+	return sum
+}
+
 const served = "repository.git"
 
 // serve is the worker that is a git server: one copy of a repository behind git
