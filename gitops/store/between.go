@@ -45,7 +45,8 @@ func (s *Store) Between(ctx context.Context, base, tip gitops.Hash, limit int) (
 	if err != nil {
 		return nil, 0, fmt.Errorf("commits from %s to %s: %w", base, tip, err)
 	}
-	return commits, more, s.settle()
+	s.settle()
+	return commits, more, nil
 }
 
 func (s *Store) between(ctx context.Context, base, tip gitops.Hash) (hashSet, error) {

@@ -238,3 +238,53 @@ func TestKilled(t *testing.T) {
 	}
 	fsck(t, dir)
 }
+
+// TestTheDirectoryMayGo deletes the copy under an open store, in whole and in
+// part: it begins anew. Where another store has taken the place meanwhile, each
+// has a copy of its own.
+func TestTheDirectoryMayGo(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	ctx := context.Background()
+	next := func(i int) gitops.Hash {
+		tip := p.Commit(lab.Commit{Files: map[string]string{"file": fmt.Sprint(i)}})
+		p.Push()
+		return hash(t, tip)
+	}
+	for name, gone := range map[string]string{"all": "", "its copy": "0", "its packs": "0/objects", "where it receives": "0/tmp", "the lock": "0/lock"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s := openStore(t, dir, p.remote(t))
+			if err := s.Fetch(ctx, []gitops.Hash{next(1)}, 0); err != nil {
+				t.Fatal(err)
+			}
+			s.Rest()
+			if err := os.RemoveAll(filepath.Join(dir, gone)); err != nil {
+				t.Fatal(err)
+			}
+			tip := next(2)
+			if err := s.Fetch(ctx, []gitops.Hash{tip}, 0); err != nil {
+				t.Fatalf("after the deletion: %v", err)
+			}
+			compare(t, s, p.bare(), tip.String())
+
+			if err := os.RemoveAll(filepath.Join(dir, gone)); err != nil {
+				t.Fatal(err)
+			}
+			other := openStore(t, dir, p.remote(t))
+			tip = next(3)
+			for range 2 {
+				for _, s := range []*store.Store{s, other} {
+					if err := s.View(ctx, []gitops.Hash{tip}, 0, func() error {
+						_, err := s.Commit(tip)
+						return err
+					}); err != nil {
+						t.Fatalf("two stores: %v", err)
+					}
+				}
+			}
+			compare(t, s, p.bare(), tip.String())
+			compare(t, other, p.bare(), tip.String())
+		})
+	}
+}

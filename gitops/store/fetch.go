@@ -109,7 +109,8 @@ func (s *Store) Deepen(ctx context.Context, tip gitops.Hash, by int) (complete b
 	if err != nil {
 		return false, err
 	}
-	return complete, s.settle()
+	s.settle()
+	return complete, nil
 }
 
 func (s *Store) reachOf(tip gitops.Hash) (have int, whole bool, err error) {
@@ -150,10 +151,10 @@ func (s *Store) exchange(ctx context.Context, request wire.FetchRequest) (short,
 	if err != nil {
 		return nil, err
 	}
-	in, err := receive(ctx, reply, tempDir(s.dir))
+	in, err := receive(ctx, reply, s.temp())
 	closeErr := reply.Close()
 	if err != nil {
-		return nil, fmt.Errorf("receive pack: %w", err)
+		return nil, fmt.Errorf("receive pack: %w", vanished(err))
 	}
 	if closeErr != nil {
 		in.discard()
@@ -249,7 +250,7 @@ func (s *Store) take(in *received, edge, wants []gitops.Hash) (short, err error)
 	if len(in.entries) > 0 {
 		if err := in.install(s.dir); err != nil {
 			_ = s.sweep() // makes room again on a full disk
-			return nil, fmt.Errorf("store pack: %w", err)
+			return nil, fmt.Errorf("store pack: %w", vanished(err))
 		}
 		s.letGo(in.name())
 		next.packs = slices.Concat([]packState{{in.name(), in.size}}, slices.DeleteFunc(slices.Clone(next.packs),
@@ -260,7 +261,7 @@ func (s *Store) take(in *received, edge, wants []gitops.Hash) (short, err error)
 	}
 	if err := writeState(s.dir, next); err != nil {
 		_ = s.sweep()
-		return nil, fmt.Errorf("store pack: %w", err)
+		return nil, fmt.Errorf("store pack: %w", vanished(err))
 	}
 	s.adopt(next)
 	s.merge()
@@ -354,19 +355,18 @@ func (s *Store) isOvergrown() bool {
 	return len(s.state.shallow) > maxShallow || size > overgrown && size > overgrownFold*s.state.born
 }
 
-// settle notes that the copy's size now is what its users need.
-func (s *Store) settle() error {
+// settle notes that the copy's size now is what its users need. Where that
+// cannot be written, the copy is begun anew sooner than it had to be.
+func (s *Store) settle() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if size := s.state.bytes(); size != s.state.born && !s.closed {
 		next := s.state
 		next.born = size
-		if err := writeState(s.dir, next); err != nil {
-			return fmt.Errorf("settle cache: %w", err)
+		if writeState(s.dir, next) == nil {
+			s.state = next
 		}
-		s.state = next
 	}
-	return nil
 }
 
 // name of the pack: its checksum, as git names packs.

@@ -108,7 +108,7 @@ func (s *Store) Keep(o *Objects) error {
 	}
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(o.Pack(w)) }()
-	in, err := receive(context.Background(), r, tempDir(s.dir))
+	in, err := receive(context.Background(), r, s.temp())
 	r.Close()
 	if err != nil {
 		return fmt.Errorf("keep: %w", err)

@@ -144,5 +144,6 @@ func (s *Store) History(ctx context.Context, tip gitops.Hash, generations int) (
 	if err != nil {
 		return nil, fmt.Errorf("history of %s: %w", tip, err)
 	}
-	return commits, s.settle()
+	s.settle()
+	return commits, nil
 }

@@ -58,7 +58,8 @@ func (s *Store) Relation(ctx context.Context, base, candidate gitops.Hash) (gito
 	if err != nil {
 		return gitops.Unknown, fmt.Errorf("relation of %s to %s: %w", candidate, base, err)
 	}
-	return relation, s.settle()
+	s.settle()
+	return relation, nil
 }
 
 func (s *Store) relation(ctx context.Context, base, candidate gitops.Hash) (gitops.Relation, error) {

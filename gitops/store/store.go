@@ -24,6 +24,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -57,13 +58,14 @@ type fetcher interface {
 // fetches queue, reads go on meanwhile. Idle, it holds no file but its lock and
 // next to no memory.
 type Store struct {
-	dir    string
+	home   string // where copies are, one for each store that has it open
 	remote fetcher
-	lock   *os.File
 
 	fetching sync.Mutex // held through a fetch; taken before mu
 
 	mu      sync.Mutex
+	dir     string // the copy that is ours, as long as lock says so
+	lock    *os.File
 	state   state
 	packs   []*pack // the newest first; as state lists them
 	reader  *reader
@@ -90,32 +92,72 @@ const (
 func Open(dir string, remote *wire.Remote) (*Store, error) { return open(dir, remote) }
 
 func open(dir string, remote fetcher) (*Store, error) {
+	own, lock, err := claim(dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{home: dir, dir: own, remote: remote, lock: lock}
+	if err := s.load(); err != nil {
+		lock.Close() // and with it the lock
+		return nil, fmt.Errorf("open cache: %w", err)
+	}
+	return s, nil
+}
+
+// claim locks the first free copy in a directory.
+func claim(dir string) (own string, lock *os.File, err error) {
 	for n := range maxCopies {
 		own := filepath.Join(dir, strconv.Itoa(n))
 		if err := os.MkdirAll(own, 0o700); err != nil {
-			return nil, fmt.Errorf("open cache: %w", err)
+			return "", nil, fmt.Errorf("open cache: %w", err)
 		}
-		lock, err := os.OpenFile(filepath.Join(own, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+		lock, err := os.OpenFile(filepath.Join(own, lockName), os.O_RDWR|os.O_CREATE, 0o600)
 		if err != nil {
-			return nil, fmt.Errorf("open cache: %w", err)
+			return "", nil, fmt.Errorf("open cache: %w", err)
 		}
 		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			lock.Close()
-			continue
+		if err == nil {
+			return own, lock, nil
 		}
-		if err != nil {
-			lock.Close()
-			return nil, fmt.Errorf("lock cache %s: %w", own, err)
+		lock.Close()
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return "", nil, fmt.Errorf("lock cache %s: %w", own, err)
 		}
-		s := &Store{dir: own, remote: remote, lock: lock}
-		if err := s.load(); err != nil {
-			lock.Close() // and with it the lock
-			return nil, fmt.Errorf("open cache: %w", err)
-		}
-		return s, nil
 	}
-	return nil, fmt.Errorf("open cache %s: %d others have it open", dir, maxCopies)
+	return "", nil, fmt.Errorf("open cache %s: %d others have it open", dir, maxCopies)
+}
+
+const lockName = "lock"
+
+// holds tells whether the copy on disk is still the one that was locked. It is
+// a cache: somebody may have deleted it, lock and all, and another store may
+// have begun one in its place.
+func (s *Store) holds() bool {
+	ours, err := s.lock.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(filepath.Join(s.dir, lockName))
+	return err == nil && os.SameFile(ours, there)
+}
+
+// move takes another copy where ours was deleted.
+func (s *Store) move() error {
+	own, lock, err := claim(s.home)
+	if err != nil {
+		return err
+	}
+	s.lock.Close()
+	s.dir, s.lock = own, lock
+	return nil
+}
+
+// vanished makes damage of a file or directory that was deleted under us.
+func vanished(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return err
 }
 
 // load reads the state, or wipes what is not whole.
@@ -200,6 +242,11 @@ func (s *Store) sweep() error {
 
 // wipe empties the copy, on disk and in memory.
 func (s *Store) wipe() error {
+	if !s.holds() {
+		if err := s.move(); err != nil {
+			return err
+		}
+	}
 	// The state goes first: without it, whatever else is left counts for nothing.
 	if err := os.RemoveAll(statePath(s.dir)); err != nil {
 		return err
@@ -213,8 +260,10 @@ func (s *Store) wipe() error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(packDir(s.dir), 0o700); err != nil {
-		return err
+	for _, dir := range []string{packDir(s.dir), tempDir(s.dir)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
 	}
 	return s.sweep()
 }
@@ -270,6 +319,13 @@ func (s *Store) Close() error {
 	return s.lock.Close()
 }
 
+// temp is where packs are received.
+func (s *Store) temp() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return tempDir(s.dir)
+}
+
 // touch notes a use, so that files stay open until the store is idle again.
 func (s *Store) touch() error {
 	if s.closed {
@@ -309,7 +365,8 @@ func (s *Store) rest() {
 	}
 }
 
-// tempDir holds what is being received. Only Open clears it.
+// tempDir holds what is being received. Only Open clears it: a reset may come
+// while something is received.
 func tempDir(dir string) string { return filepath.Join(dir, "tmp") }
 
 func packDir(dir string) string { return filepath.Join(dir, "objects", "pack") }
