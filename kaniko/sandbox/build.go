@@ -196,9 +196,11 @@ func judge(end ending, b *Builder, out *output) error {
 }
 
 // machinery matches kaniko's own last line when a registry or the network between
-// failed. A RUN step that fails for want of network is not told from others.
+// failed, or the runtime's where the executor is no program for this machine. A
+// RUN step that fails for want of network is not told from others.
 var machinery = regexp.MustCompile(`(?i)\bdial (tcp|udp)\b|i/o timeout|no such host|connection (refused|reset)|TLS handshake timeout|unexpected EOF|` +
-	`no route to host|network is unreachable|TOOMANYREQUESTS|UNAVAILABLE|unexpected status code (429|5\d\d)|no space left on device`)
+	`no route to host|network is unreachable|TOOMANYREQUESTS|UNAVAILABLE|unexpected status code (429|5\d\d)|no space left on device|` +
+	`^exec /kaniko/executor: `)
 
 // furnish puts into the box what a build may know of this machine.
 func furnish(p *place, allow reach) error {

@@ -14,26 +14,36 @@ import (
 	"time"
 )
 
-// executorFile is what was found out about one state of the executor's file.
+// executorFile is what was found out about one state of an executor's file. A
+// file that is written to has another time of change, whatever is made of its
+// time of modification afterwards.
 type executorFile struct {
-	dev, ino uint64
-	size     int64
-	modified time.Time
-	digest   string
+	dev, ino          uint64
+	size              int64
+	modified, changed time.Time
+	digest            string
+}
+
+// stateOf looks at a file, but not into it.
+func stateOf(path string) (executorFile, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return executorFile{}, err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return executorFile{}, fmt.Errorf("%s: no file of a Unix system", path)
+	}
+	return executorFile{dev: stat.Dev, ino: stat.Ino, size: info.Size(), modified: info.ModTime(), changed: time.Unix(stat.Ctim.Unix())}, nil
 }
 
 // ExecutorDigest is the SHA-256 of the kaniko executor, sha256:<hex>. It is
 // computed anew only when the file has changed.
 func (b *Builder) ExecutorDigest() (string, error) {
-	info, err := os.Stat(b.Executor)
+	now, err := stateOf(b.Executor)
 	if err != nil {
 		return "", hinted{fmt.Errorf("kaniko executor: %w", err), "name kaniko's executable in builder.kaniko.executor: `make tools` builds one into towpath/bin below the user's cache directory"}
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "", fmt.Errorf("kaniko executor %s: no file of a Unix system", b.Executor)
-	}
-	now := executorFile{dev: stat.Dev, ino: stat.Ino, size: info.Size(), modified: info.ModTime()}
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -59,13 +69,14 @@ func (b *Builder) installExecutor(digest string) (string, error) {
 
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if _, err := os.Stat(path); err == nil {
-		if b.installed == digest {
+	if now, err := stateOf(path); err == nil {
+		now.digest = digest
+		if b.installed == now {
 			return path, nil
 		}
-		// From an earlier run: the work directory is a cache, and caches rot.
+		// The work directory is a cache, and caches rot.
 		if found, err := fileDigest(path); err == nil && found == digest {
-			b.installed = digest
+			b.installed = now
 			return path, nil
 		}
 	}
@@ -100,7 +111,10 @@ func (b *Builder) installExecutor(digest string) (string, error) {
 			_ = os.Remove(other)
 		}
 	}
-	b.installed = digest
+	if b.installed, err = stateOf(path); err != nil {
+		return "", fmt.Errorf("copy kaniko executor: %w", err)
+	}
+	b.installed.digest = digest
 	return path, nil
 }
 

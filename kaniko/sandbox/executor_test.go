@@ -66,4 +66,14 @@ func TestExecutorDigestFollowsTheFile(t *testing.T) {
 	if found, _ := os.ReadFile(path); string(found) != "other" {
 		t.Errorf("the rotten copy was used: %q", found)
 	}
+	// One rots while the builder is at work.
+	if err := os.WriteFile(path, []byte("foul!"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fresh.installExecutor(digest); err != nil {
+		t.Fatal(err)
+	}
+	if found, _ := os.ReadFile(path); string(found) != "other" {
+		t.Errorf("the rotten copy was used: %q", found)
+	}
 }

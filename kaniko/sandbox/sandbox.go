@@ -54,7 +54,7 @@ type Builder struct {
 
 	mu        sync.Mutex
 	executor  executorFile
-	installed string // digest of the executor known to be in Dir
+	installed executorFile // the copy in Dir, when it was last looked into
 	turns     *semaphore.Weighted
 }
 

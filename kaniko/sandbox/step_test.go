@@ -3,6 +3,7 @@ package sandbox_test
 import (
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,23 @@ func TestRegistryAway(t *testing.T) {
 	var hinted interface{ Hint() string }
 	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "builder.sandbox.allow") {
 		t.Errorf("%v has no hint to allow the address", err)
+	}
+	w.nothingLeft(t)
+}
+
+// TestExecutorOfAnotherMachine is no fault of the commit's.
+func TestExecutorOfAnotherMachine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	w.dockerfile(t, "FROM scratch\nCOPY . /\n")
+	w.builder.Executor = filepath.Join(t.TempDir(), "executor")
+	if err := os.WriteFile(w.builder.Executor, []byte("\x7fELF of another machine"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.builder.Run(t.Context(), w.job())
+	var fault *kaniko.BuildError
+	if err == nil || errors.As(err, &fault) || !strings.Contains(err.Error(), "exec format error") {
+		t.Fatalf("got %v, want the machinery's error\n%s", err, end(w.log(t)))
 	}
 	w.nothingLeft(t)
 }
