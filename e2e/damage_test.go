@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -191,6 +192,88 @@ func TestAFullDiskIsNobodysFault(t *testing.T) {
 	}
 	if failed < 3 {
 		t.Errorf("only %d of the caches were too small", failed)
+	}
+	intact(t, w)
+}
+
+// TestTheCacheMayGoUnderADaemon deletes, damages and chokes the cache while the
+// daemon runs: each time it promotes the next commit, once, without a restart.
+func TestTheCacheMayGoUnderADaemon(t *testing.T) {
+	t.Parallel()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary})
+	cache := filepath.Join(w.Dir, "cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", cache, "tmpfs", 0, "size=1g"); err != nil {
+		t.Fatalf("mount tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(cache, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	daemon := w.Daemon(t, nil, "--log-level", "debug")
+	promoted := func() bool { _, source := w.Ledger("podinfo"); return source == w.App.Head() }
+	empty := func(dir string) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, entry := range entries {
+			if err := os.RemoveAll(filepath.Join(dir, entry.Name())); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	resize := func(size string) {
+		if err := unix.Mount("tmpfs", cache, "tmpfs", unix.MS_REMOUNT, "size="+size); err != nil {
+			t.Fatalf("remount: %v", err)
+		}
+	}
+	spoil := func(damage func([]byte) []byte) {
+		for _, path := range filesOf(t, cache) {
+			content, err := os.ReadFile(path)
+			if err != nil || len(content) == 0 {
+				continue
+			}
+			lab.WriteFile(t, path, damage(content))
+		}
+	}
+	trials := []struct {
+		name      string
+		strike    func()
+		afterPush func() // once the commit is there
+	}{
+		{name: "everything deleted", strike: func() { empty(cache) }},
+		{name: "the copies' content deleted", strike: func() { empty(filepath.Join(cache, "targets")); empty(filepath.Join(cache, "sources")) }},
+		{name: "every file emptied", strike: func() { spoil(damages["emptied"]) }},
+		{name: "every file truncated", strike: func() { spoil(damages["truncated"]) }},
+		{name: "a byte of every file flipped", strike: func() { spoil(damages["a byte in its middle flipped"]) }},
+		{name: "the disk full for a while", strike: func() { empty(cache); resize("256k") }, afterPush: func() {
+			daemon.Wait("the full disk to be noticed", time.Minute, func() bool { return strings.Contains(daemon.Logs(), "no space left") })
+			resize("1g")
+		}},
+	}
+	daemon.Wait("the first promotion", time.Minute, promoted)
+	for i, trial := range trials {
+		before := bumps(t, w)
+		trial.strike()
+		w.App.Commit(lab.Commit{Message: "With " + trial.name, Files: map[string]string{"colour": fmt.Sprintf("shade-%d\n", i)}})
+		w.App.Push("HEAD:master")
+		w.Fleet.Git("pull", "--quiet", "--rebase", "origin", "main")
+		w.Fleet.Commit(lab.Commit{Files: map[string]string{"README.md": trial.name}})
+		w.Fleet.Push("HEAD:main")
+		if trial.afterPush != nil {
+			trial.afterPush()
+		}
+		began := time.Now()
+		daemon.Wait("a promotion with "+trial.name, time.Minute, promoted)
+		t.Logf("%s: promoted after %s", trial.name, time.Since(began).Round(time.Millisecond))
+		promotedOnce(t, w, before, w.App.Head())
+	}
+	if code := daemon.Stop(); code != 0 {
+		t.Errorf("the daemon ended with %d", code)
 	}
 	intact(t, w)
 }
