@@ -14,7 +14,7 @@ var binary string
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "towpath-e2e-")
 	if err == nil {
-		binary, err = lab.BuildTowpath(dir)
+		binary, err = lab.BuildTowpath(dir, raceFlags...)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

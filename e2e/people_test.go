@@ -37,7 +37,7 @@ func newPeople(c *chronicle, form string) *people {
 // act is one random step.
 func (p *people) act() string {
 	acts := []func() string{
-		p.push, p.push, p.push, p.pushDocs, p.merge, p.amend, p.setBack, p.recover, p.recover,
+		p.push, p.push, p.push, p.pushDocs, p.merge, p.amend, p.setBack, p.recover, p.recover, p.recover, p.recover,
 		p.revert, p.revert, p.takeOver, p.putBack, p.putBack, p.placeholder, p.move, p.chatter, p.reset,
 		p.mergeReview, p.mergeReview, p.squashReview, p.rebaseReview, p.closeReview, p.meddle, p.conflict,
 		p.changeBuild, p.changeRules, p.accept, p.rotate, p.rotateProvenance, p.loseCache,
