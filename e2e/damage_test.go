@@ -77,6 +77,9 @@ func TestADamagedCacheChangesNoDecision(t *testing.T) {
 			continue
 		}
 		for how, damage := range damages {
+			if how == "emptied" {
+				continue // every file at once, below
+			}
 			n++
 			restore(t, kept, cache)
 			broken := filepath.Join(cache, strings.TrimPrefix(path, kept))
