@@ -23,6 +23,7 @@ type realBuild struct {
 	bases  map[string]v1.Image // by their path in the registry of base images
 	edit   []replacement       // in its Dockerfile; {NAME} is the base of that path, pinned
 	args   map[string]string   // build arguments, the same
+	kaniko []string            // further arguments of kaniko
 }
 
 // replacement is of a text that must be there once.
@@ -50,6 +51,7 @@ func (b realBuild) world(t *testing.T) *lab.World {
 				}
 				build += fmt.Sprintf("\n        %s: %q", arg, names.Replace(b.args[arg]))
 			}
+			config = replaceOnce(t, config, replacement{"kaniko: {", "kaniko: {args: [" + strings.Join(b.kaniko, ", ") + "], "})
 			return replaceOnce(t, config, replacement{"pull: {allow: [" + w.Registry.Repository("base/busybox") + "]}", build})
 		},
 	})
@@ -94,11 +96,11 @@ func promoted(t *testing.T, w *lab.World) (ref string, image *lab.Unpacked) {
 	began := time.Now()
 	w.MustRun("run", "--once")
 	t.Logf("promoted after %s", time.Since(began).Round(time.Second))
-	bump, source := w.Ledger("podinfo")
+	_, source := w.Ledger("podinfo")
 	if source != w.App.Head() {
 		t.Fatalf("the ledger names source %q, want %s", source, w.App.Head())
 	}
-	ref = strings.TrimSpace(lab.RunGit(t, w.Git.Dir("fleet.git"), "show", "-s", "--format=%(trailers:key=Towpath-Ref,valueonly)", bump))
+	ref = bumpedRef(t, w, "podinfo")
 	if !strings.Contains(w.Manifest("clusters/production/podinfo.yaml"), `"`+ref+`"`) {
 		t.Errorf("the manifest does not hold %s", ref)
 	}
