@@ -37,9 +37,9 @@ func newPeople(c *chronicle, form string) *people {
 // act is one random step.
 func (p *people) act() string {
 	acts := []func() string{
-		p.push, p.push, p.push, p.pushDocs, p.merge, p.amend, p.setBack, p.recover, p.recover, p.recover, p.recover,
+		p.push, p.push, p.push, p.pushDocs, p.merge, p.amend, p.setBack, p.recover, p.recover, p.recover, p.recover, p.recover, p.recover,
 		p.revert, p.revert, p.takeOver, p.putBack, p.putBack, p.placeholder, p.move, p.chatter, p.reset,
-		p.mergeReview, p.mergeReview, p.squashReview, p.rebaseReview, p.closeReview, p.meddle, p.conflict,
+		p.mergeReview, p.mergeReview, p.squashReview, p.rebaseReview, p.closeReview, p.closeReview, p.meddle, p.conflict,
 		p.changeBuild, p.changeRules, p.accept, p.rotate, p.rotateProvenance, p.loseCache,
 		func() string { return nothing },
 	}
@@ -127,9 +127,14 @@ func (p *people) setBack() string {
 	return "the source branch is set back"
 }
 
-// recover goes on from what was promoted.
+// recover goes on from what was promoted, where that is one line.
 func (p *people) recover() string {
-	source := p.target().entry.source
+	source := p.c.targets[0].entry.source
+	for _, target := range p.c.targets {
+		if _, err := lab.TryGit(p.c.w.App.Dir, "merge-base", "--is-ancestor", source, target.entry.source); err == nil {
+			source = target.entry.source
+		}
+	}
 	if source == "" {
 		return ""
 	}
