@@ -125,6 +125,33 @@ func (f *Fleet) follows(ctx context.Context, found, ledger *Entry) (bool, error)
 	return found.When.After(ledger.When), nil
 }
 
+// notSetBack refuses a ledger that somebody who may push refs has set back to an
+// older bump of ours: the branch holds a newer one. What was promoted since, and
+// reverted by a person, would be promoted once more.
+func (f *Fleet) notSetBack(ctx context.Context, w *world, e *Entry) error {
+	ledger, found := gitops.Hash{}, false
+	if e != nil {
+		ledger, found = w.refs[f.ledgerRef(e.Image)]
+	}
+	if !found || ledger != e.Bump {
+		return nil
+	}
+	newer, _, err := f.history.since(ctx, e.Bump, w.head)
+	if err != nil {
+		return err
+	}
+	for _, c := range newer {
+		r, err := f.history.recordAt(c)
+		if err != nil {
+			return err
+		}
+		if r != nil && r.signed && r.Image == e.Image && r.When.After(e.When) {
+			return &LedgerError{Ref: f.ledgerRef(e.Image), Commit: ledger, Err: fmt.Errorf("it was set back: the branch holds the newer bump %s", gitops.Short(c.Hash))}
+		}
+	}
+	return nil
+}
+
 // recordOf is history's question: does this commit tell of our promotions? A
 // commit that does not parse, is about another target or by somebody else is no
 // error here: anybody may write to the branch.

@@ -205,6 +205,9 @@ func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, e
 	if err != nil {
 		return nil, verdict{}, err
 	}
+	if err := f.notSetBack(ctx, w, entry); err != nil {
+		return nil, verdict{}, err
+	}
 	v, err := f.judge(ctx, w, b.Image, entry)
 	if err != nil {
 		return nil, verdict{}, err
