@@ -23,8 +23,8 @@ type Witness struct {
 	dirs     []string
 	skip     func(path string) bool
 
-	looking  sync.Mutex // one look at a time
-	roots    map[int]bool
+	looking  sync.Mutex        // one look at a time
+	roots    map[int]string    // what is followed by pid → when it started, since pids come again
 	family   map[int]string    // descendants by pid → when they started
 	read     map[string]string // what was seen of a file or process, by path
 	sockets  map[string]int    // how often one was seen
@@ -40,7 +40,7 @@ func NewWitness(t testing.TB, canaries *Canaries, skip func(path string) bool, d
 	t.Helper()
 	w := &Witness{
 		canaries: canaries, dirs: dirs, skip: skip,
-		roots: map[int]bool{}, family: map[int]string{}, read: map[string]string{}, sockets: map[string]int{}, programs: map[string]int{}, found: map[string]bool{},
+		roots: map[int]string{}, family: map[int]string{}, read: map[string]string{}, sockets: map[string]int{}, programs: map[string]int{}, found: map[string]bool{},
 	}
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -68,7 +68,9 @@ func NewWitness(t testing.TB, canaries *Canaries, skip func(path string) bool, d
 func (w *Witness) Follow(pid int) {
 	w.looking.Lock()
 	defer w.looking.Unlock()
-	w.roots[pid] = true
+	if p, alive := processOf(pid); alive {
+		w.roots[pid] = p.started
+	}
 }
 
 // Look looks at everything once, now.
@@ -146,7 +148,7 @@ func (w *Witness) lookAtProcesses() {
 	family := w.descendants()
 	own := map[string]bool{}
 	for pid := range family {
-		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && w.roots[pid] {
+		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && w.roots[pid] != "" {
 			own[string(args)] = true
 		}
 	}
@@ -195,27 +197,13 @@ func (w *Witness) descendants() map[int]bool {
 	if err != nil {
 		return nil
 	}
-	type process struct {
-		parent  int
-		started string
-	}
 	all := map[int]process{}
 	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
+		if pid, err := strconv.Atoi(entry.Name()); err == nil {
+			if p, alive := processOf(pid); alive {
+				all[pid] = p
+			}
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			continue
-		}
-		// proc_pid_stat(5): the name in parentheses may hold anything.
-		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-		if len(fields) < 20 {
-			continue
-		}
-		parent, _ := strconv.Atoi(fields[1])
-		all[pid] = process{parent, fields[19]}
 	}
 	family := map[int]bool{}
 	var belongs func(pid, depth int) bool
@@ -224,7 +212,7 @@ func (w *Witness) descendants() map[int]bool {
 		if !alive || depth > 100 {
 			return false
 		}
-		return w.roots[pid] || w.family[pid] == p.started || belongs(p.parent, depth+1)
+		return w.roots[pid] == p.started || w.family[pid] == p.started || belongs(p.parent, depth+1)
 	}
 	for pid, p := range all {
 		if belongs(pid, 0) {
@@ -233,6 +221,26 @@ func (w *Witness) descendants() map[int]bool {
 		}
 	}
 	return family
+}
+
+type process struct {
+	parent  int
+	started string
+}
+
+// processOf looks a process up.
+func processOf(pid int) (p process, alive bool) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return process{}, false
+	}
+	// proc_pid_stat(5): the name in parentheses may hold anything.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 20 {
+		return process{}, false
+	}
+	parent, err := strconv.Atoi(fields[1])
+	return process{parent, fields[19]}, err == nil
 }
 
 // lookForListeners finds sockets that take connections or datagrams from
