@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/fluxcd/pkg/git"
@@ -119,6 +118,7 @@ func (c *clients) explain(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var op *net.OpError
+	var unverified *tls.CertificateVerificationError
 	const advice = "tls.crt may have expired, or be another authority's than the server trusts"
 	certified := c.transport != nil && len(c.transport.TLSClientConfig.Certificates) > 0
 	switch {
@@ -129,7 +129,8 @@ func (c *clients) explain(err error) error {
 		return hint(fmt.Errorf("the server asks for a client certificate and there is none: %w", err), "put tls.crt and tls.key into the secret")
 	case certified && errors.As(err, &op) && op.Op == "remote error":
 		return hint(fmt.Errorf("the server does not accept the client certificate: %w", err), advice)
-	case certified && (errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET)):
+	case errors.As(err, &op) && op.Op == "dial" || errors.As(err, &unverified):
+	case certified:
 		return hint(err, "if this lasts: "+advice)
 	}
 	return err
