@@ -27,7 +27,7 @@ func TestTwoDaemons(t *testing.T) {
 	for name, cache := range map[string]string{"caches of their own": "cache2", "one cache": "cache"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory})
+			w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory})
 			one := w.Daemon(t, nil)
 			two := w.Daemon(t, []string{"TOWPATH_CACHE=" + filepath.Join(w.Dir, cache)})
 			commits := []string{w.App.Head()}
@@ -57,7 +57,7 @@ func TestTwentyPushesInARow(t *testing.T) {
 	var w *lab.World
 	var armed atomic.Bool
 	var theirs atomic.Int64
-	w = lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Git: lab.GitOptions{
+	w = lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory, Git: lab.GitOptions{
 		Middleware: func(next http.Handler) http.Handler {
 			return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if armed.Load() && r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "fleet.git/git-receive-pack") && theirs.Load() < 20 {
@@ -92,7 +92,7 @@ func TestTwentyPushesInARow(t *testing.T) {
 // TestTermDuringRun ends the daemon while a RUN step is at work.
 func TestTermDuringRun(t *testing.T) {
 	t.Parallel()
-	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Files: sleepy("86311")})
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory, Files: sleepy("86311")})
 	d := w.Daemon(t, nil)
 	sleeper := running(t, d, "sleep", "86311")
 	group := groupOf(t, sleeper)
@@ -113,7 +113,7 @@ func TestTermDuringRun(t *testing.T) {
 // start clears up behind it and promotes.
 func TestKillDuringRun(t *testing.T) {
 	t.Parallel()
-	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Files: sleepy("6.1043")})
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory, Files: sleepy("6.1043")})
 	d := w.Daemon(t, nil)
 	group := groupOf(t, running(t, d, "sleep", "6.1043"))
 	if err := d.Process.Process.Kill(); err != nil {
@@ -139,7 +139,7 @@ func TestKillDuringRun(t *testing.T) {
 func TestReloadDuringBuild(t *testing.T) {
 	t.Parallel()
 	w := lab.NewWorld(t, lab.WorldOptions{
-		Binary: binary, Registry: memory,
+		Binary: daemonBinary(t), Registry: memory,
 		Files: func(w *lab.World, files map[string]string) {
 			files["Dockerfile"] = "FROM " + w.Base + "\nARG COLOUR=old\nRUN mkdir /site && echo shade-$COLOUR > /site/index.html && if [ $COLOUR = old ]; then sleep 5.2207; fi\n"
 		},
@@ -170,7 +170,7 @@ func TestReloadDuringBuild(t *testing.T) {
 // mended.
 func TestBrokenReload(t *testing.T) {
 	t.Parallel()
-	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory})
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory})
 	d := w.Daemon(t, nil)
 	promotes(t, w, d, w.App.Head())
 	edit(t, w, "interval: 1s", "intervall: 1s")
@@ -192,7 +192,7 @@ func TestBrokenReload(t *testing.T) {
 func TestFaultyCommitIsBuiltOnce(t *testing.T) {
 	t.Parallel()
 	w := lab.NewWorld(t, lab.WorldOptions{
-		Binary: binary, Registry: memory,
+		Binary: daemonBinary(t), Registry: memory,
 		Files: func(w *lab.World, files map[string]string) {
 			files["Dockerfile"] = "FROM " + w.Base + "\nRUN echo this is wrong && exit 3\n"
 		},
@@ -221,7 +221,7 @@ func TestFaultyCommitIsBuiltOnce(t *testing.T) {
 // not.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
-	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory})
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory})
 	cache := filepath.Join(w.Dir, "cache")
 	if err := os.Mkdir(cache, 0o755); err != nil {
 		t.Fatal(err)

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 		err = noteSources()
 	}
 	if err == nil {
-		binary, err = lab.BuildTowpath(dir, raceFlags...)
+		binary, err = lab.BuildTowpath(dir)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -2,4 +2,6 @@
 
 package e2e
 
-var raceFlags []string
+import "testing"
+
+func daemonBinary(*testing.T) string { return binary }
