@@ -99,10 +99,14 @@ type Target struct {
 	SecretRef SecretRef `json:"secretRef,omitzero"`
 	// Git is spec.git of Flux's ImageUpdateAutomation. What Towpath needs of
 	// it: checkout.ref.branch, commit.author.email and commit.signingKey. It
-	// refuses checkout.ref by anything but a branch.
+	// refuses checkout.ref by anything but a branch. push.branch is a branch
+	// of the target's own, that no other target reads or proposes on, and not
+	// below towpath/TARGET/, which git would take for the ledger.
 	Git flux.GitSpec `json:"git"`
 	// Update is spec.update of Flux's ImageUpdateAutomation: the strategy
-	// Setters and the path below which markers are edited.
+	// Setters and the path below which markers are edited. Targets that read
+	// one branch have paths apart, or policies apart: two cannot edit one
+	// marker.
 	Update flux.UpdateStrategy `json:"update"`
 	// Verify says who may commit to this repository.
 	Verify Verify `json:"verify"`

@@ -37,6 +37,7 @@ func (l *loader) validate() {
 		l.flag(l.at("defaults.name"), "has no default: a name is unique", "")
 	}
 	l.images()
+	l.together()
 }
 
 // at is a place in the config's own file.

@@ -159,6 +159,11 @@ func (l *loader) imageTargets(i int, image *Image) {
 	}
 }
 
+// goesTo tells whether the image goes to a target, before that is settled.
+func (i *Image) goesTo(target string) bool {
+	return i.GitOps == nil || slices.Contains(i.GitOps, target)
+}
+
 func (l *loader) similarTarget(named string) string {
 	var all []string
 	for _, target := range l.config.GitOps {
@@ -186,7 +191,7 @@ func (l *loader) policy(i int, image *Image, taken map[string]string) {
 		return
 	}
 	for _, target := range l.config.GitOps {
-		if image.GitOps != nil && !slices.Contains(image.GitOps, target.Name) {
+		if !image.goesTo(target.Name) {
 			continue
 		}
 		key := target.Name + " " + image.Policy

@@ -155,7 +155,7 @@ func (l *loader) reviewBranch(at place, target *Target) {
 func (l *loader) imagesOf(target string) []string {
 	var names []string
 	for _, image := range l.config.Images {
-		if image.Name != "" && (image.GitOps == nil || slices.Contains(image.GitOps, target)) {
+		if image.Name != "" && image.goesTo(target) {
 			names = append(names, image.Name)
 		}
 	}

@@ -59,7 +59,7 @@ func settle(t testing.TB, env *testscript.Env, w *lab.World) error {
 		"PATH="+filepath.Dir(w.Binary)+string(os.PathListSeparator)+os.Getenv("PATH"),
 		"CONFIG="+w.Config, "WORLD="+w.Dir, "APP="+w.App.Dir, "FLEET="+w.Fleet.Dir,
 		"APPGIT="+w.Git.Dir("apps/podinfo.git"), "FLEETGIT="+w.Git.Dir("fleet.git"),
-		"GITURL="+w.Git.URL, "APPURL="+w.Git.RepoURL("apps/podinfo.git"), "FLEETURL="+w.Git.RepoURL("fleet.git"), "REPOSITORY="+w.Repository(), "BASE="+w.Base, "HEAD="+w.App.Head(), "SHORTHEAD="+w.App.Head()[:8],
+		"GITURL="+w.Git.URL, "APPURL="+w.Git.RepoURL("apps/podinfo.git"), "FLEETURL="+w.Git.RepoURL("fleet.git"), "REPOSITORY="+w.Repository(), "BASE="+w.Base, "BASEREPOSITORY="+w.Registry.Repository("base/busybox"), "HEAD="+w.App.Head(), "SHORTHEAD="+w.App.Head()[:8],
 		"SIGNERS="+filepath.Join(w.Dir, "secrets", "towpath-signing", "allowed_signers"),
 		"GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_NOSYSTEM=1",
 		"GIT_AUTHOR_NAME=Sam", "GIT_AUTHOR_EMAIL=sam@example.com",
