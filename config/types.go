@@ -293,6 +293,7 @@ type Destination struct {
 	// SecretRef is the registry's credential; without one Config.Credentials
 	// serve, and then the standard keychains.
 	SecretRef SecretRef `json:"secretRef,omitzero"`
-	// Insecure allows plain HTTP, which otherwise is for loopback alone.
+	// Insecure allows plain HTTP with this registry, for base images from it
+	// too; with any other, plain HTTP is for loopback alone.
 	Insecure bool `json:"insecure"`
 }

@@ -12,23 +12,25 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
 // Order is everything that one build of one image depends on. It holds no
 // secret and is written as JSON into build Jobs and build directories.
 type Order struct {
-	Image       string            `json:"image"`            // the image's name in the config, a DNS label
-	Source      Source            `json:"source"`           //
-	Path        string            `json:"path"`             // the build context inside the repository; "." is its root
-	Dockerfile  string            `json:"dockerfile"`       // relative to Path
-	Target      string            `json:"target,omitempty"` // the stage to build; empty: the last
-	Args        map[string]string `json:"args,omitempty"`   // build arguments
-	Platform    string            `json:"platform"`         // os/arch[/variant], as in linux/amd64
-	Executor    string            `json:"executor"`         // digest of the kaniko executor or of its image, sha256:<hex>
-	Policy      string            `json:"policy"`           // digest of the rules that the commit passed, sha256:<hex>
-	Destination Destination       `json:"destination"`      //
-	Pull        Pull              `json:"pull,omitzero"`    // base images behind a credential
+	Image       string            `json:"image"`                // the image's name in the config, a DNS label
+	Source      Source            `json:"source"`               //
+	Path        string            `json:"path"`                 // the build context inside the repository; "." is its root
+	Dockerfile  string            `json:"dockerfile"`           // relative to Path
+	Target      string            `json:"target,omitempty"`     // the stage to build; empty: the last
+	Args        map[string]string `json:"args,omitempty"`       // build arguments
+	Platform    string            `json:"platform"`             // os/arch[/variant], as in linux/amd64
+	KanikoArgs  []string          `json:"kanikoArgs,omitempty"` // further arguments of kaniko, see executor.CheckArguments
+	Executor    string            `json:"executor"`             // digest of the kaniko executor or of its image, sha256:<hex>
+	Policy      string            `json:"policy"`               // digest of the rules that the commit passed, sha256:<hex>
+	Destination Destination       `json:"destination"`          //
+	Pull        Pull              `json:"pull,omitzero"`        // base images behind a credential
 }
 
 // Source says which commit is built.
@@ -42,8 +44,14 @@ type Source struct {
 // Destination says where an image goes.
 type Destination struct {
 	Repository string `json:"repository"`         // host[:port]/path, without tag
-	Insecure   bool   `json:"insecure,omitempty"` // plain HTTP is allowed
+	Insecure   bool   `json:"insecure,omitempty"` // plain HTTP is allowed with this one registry
 	Tag        string `json:"tag"`                // contains the commit
+}
+
+// Host is the registry that the repository is in: host[:port].
+func (d Destination) Host() string {
+	host, _, _ := strings.Cut(d.Repository, "/")
+	return host
 }
 
 // Pull names the private base images that the trusted step before a build may
@@ -59,7 +67,9 @@ type Key string
 
 // Key is the SHA-256 of the order's inputs, as canonical JSON (fields in the
 // order of the declaration, map keys sorted). Where the image goes, its tag and
-// the config's name for it are no part of it.
+// the config's name for it are no part of it. The version is another whenever
+// the same inputs make another image: what was sealed under an older one is not
+// adopted. Version 1 had no arguments of kaniko.
 func (o Order) Key() Key {
 	inputs := struct {
 		Version    int
@@ -70,11 +80,15 @@ func (o Order) Key() Key {
 		Target     string
 		Args       map[string]string
 		Platform   string
+		KanikoArgs []string
 		Executor   string
 		Policy     string
-	}{1, o.Source.URL, o.Source.Commit, o.Path, o.Dockerfile, o.Target, o.Args, o.Platform, o.Executor, o.Policy}
+	}{2, o.Source.URL, o.Source.Commit, o.Path, o.Dockerfile, o.Target, o.Args, o.Platform, o.KanikoArgs, o.Executor, o.Policy}
 	if len(inputs.Args) == 0 {
 		inputs.Args = nil
+	}
+	if len(inputs.KanikoArgs) == 0 {
+		inputs.KanikoArgs = nil
 	}
 	encoded, err := json.Marshal(inputs)
 	if err != nil {
@@ -112,7 +126,6 @@ type Fetch struct {
 	Bases      string `json:"bases"`                // directory for base images pulled by digest: kaniko's --cache-dir
 	GitSecret  string `json:"gitSecret,omitempty"`  // directory of the git credential: a file per key
 	PullSecret string `json:"pullSecret,omitempty"` // directory of the base images' credential
-	Insecure   bool   `json:"insecure,omitempty"`   // base images and git over plain HTTP are allowed
 	Report     string `json:"report"`               // file that the step writes its Report to
 }
 

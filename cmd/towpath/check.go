@@ -19,6 +19,7 @@ import (
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/marker"
 	"towpath.dev/towpath/gitops/trust"
+	"towpath.dev/towpath/kaniko/executor"
 	"towpath.dev/towpath/kaniko/seal"
 )
 
@@ -105,7 +106,7 @@ func (c *checker) run(ctx context.Context) {
 // builder checks what builds need of this machine.
 func (c *checker) builder(ctx context.Context) []finding {
 	var found []finding
-	for _, err := range c.w.builder.Check(ctx) {
+	for _, err := range slices.Concat(executor.CheckArguments(c.cfg.Builder.Kaniko.Args), c.w.builder.Check(ctx)) {
 		found = append(found, findingOf("builder", err))
 	}
 	if digest, err := c.w.builder.ExecutorDigest(); err == nil && len(found) == 0 {

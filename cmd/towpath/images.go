@@ -46,7 +46,6 @@ func (w *wiring) images(cfg *config.Config, image *config.Image) *images {
 		GitSecret:  directory(cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name)),
 		PullSecret: directory(image.Build.Pull.SecretRef.Name),
 		PushSecret: directory(i.push),
-		Insecure:   image.Destination.Insecure,
 	}
 	i.seals = &seal.Images{
 		Key:    func() (map[string][]byte, error) { return secrets.Read(cfg.Signing.Provenance.SecretRef.Name) },

@@ -121,7 +121,7 @@ func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]str
 	if err != nil {
 		return nil, err
 	}
-	remote, err := wire.New(wire.Options{URL: order.Source.URL, Auth: gitAuth(order.Source.URL, step.GitSecret), Insecure: step.Insecure})
+	remote, err := wire.New(wire.Options{URL: order.Source.URL, Auth: gitAuth(order.Source.URL, step.GitSecret)})
 	if err != nil {
 		return nil, err
 	}
@@ -235,8 +235,11 @@ func pullBases(ctx context.Context, step kaniko.Fetch, bases []dockerfile.Base, 
 		return nil
 	}
 	puller := registry.Bases{
-		Options: registry.Options{Insecure: step.Insecure, SecretName: pull.Secret},
+		Options: registry.Options{SecretName: pull.Secret},
 		Allow:   pull.Allow, Platform: step.Order.Platform, Directory: step.Bases,
+	}
+	if to := step.Order.Destination; to.Insecure {
+		puller.Plain = to.Host()
 	}
 	if step.PullSecret != "" {
 		puller.Secret = func() (map[string][]byte, error) { return readSecret(step.PullSecret) }

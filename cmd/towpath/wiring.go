@@ -140,12 +140,14 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 		SourceURL: image.Source.URL,
 		SourceRef: "refs/heads/" + image.Source.Branch,
 		Suspended: image.Suspended(cfg),
-		Order:     func(commit gitops.Commit) (kaniko.Order, error) { return order(builder, image, commit) },
-		Current:   func() bool { return w.current(image.Name, digest) },
-		Source:    repository,
-		Images:    w.images(cfg, image),
-		Builds:    w.builds,
-		Fleet:     gitopsTarget,
+		Order: func(commit gitops.Commit) (kaniko.Order, error) {
+			return order(builder, cfg.Builder.Kaniko.Args, image, commit)
+		},
+		Current: func() bool { return w.current(image.Name, digest) },
+		Source:  repository,
+		Images:  w.images(cfg, image),
+		Builds:  w.builds,
+		Fleet:   gitopsTarget,
 	}, nil
 }
 
@@ -158,7 +160,7 @@ func (w *wiring) current(name, digest string) bool {
 }
 
 // order is what to build for a commit.
-func order(builder *sandbox.Builder, image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
+func order(builder *sandbox.Builder, kanikoArgs []string, image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
 	executor, err := builder.ExecutorDigest()
 	if err != nil {
 		return kaniko.Order{}, err
@@ -176,6 +178,7 @@ func order(builder *sandbox.Builder, image *config.Image, commit gitops.Commit) 
 		Target:     image.Build.Target,
 		Args:       image.Build.Args,
 		Platform:   image.Build.Platforms[0],
+		KanikoArgs: kanikoArgs,
 		Executor:   executor,
 		Policy:     image.Source.Verify.Digest(),
 		Destination: kaniko.Destination{
@@ -299,7 +302,7 @@ func (w *wiring) prepareBuilder(cfg *config.Config) error {
 		Self: self, Executor: executor, Runtime: cfg.Builder.Sandbox.Runtime,
 		Dir:    filepath.Join(cfg.Cache, "builds"),
 		Memory: int64(cfg.Builder.Sandbox.Memory), Pids: cfg.Builder.Sandbox.PIDs,
-		Timeout: cfg.Builder.Timeout, Allow: cfg.Builder.Sandbox.Allow, Args: cfg.Builder.Kaniko.Args,
+		Timeout: cfg.Builder.Timeout, Allow: cfg.Builder.Sandbox.Allow,
 		Log: w.log, Progress: w.progress,
 	}
 	w.builds = reconcile.NewBuilds(cfg.Builder.Concurrency)

@@ -21,7 +21,8 @@ import (
 // Bases pulls base images for a build with a credential that the build itself
 // does not get.
 type Bases struct {
-	Options            // Repository is ignored: each base names its own
+	Options            // Repository and Insecure are ignored: each base names its own, and see Plain
+	Plain     string   // the registry, host[:port], that plain HTTP is allowed with; on loopback it always is
 	Allow     []string // repositories that may be pulled, each in full: host[:port]/path
 	Platform  string   // os/arch[/variant] to choose from an index
 	MaxSize   int64    // compressed bytes of one image; 0: 8 GiB
@@ -65,7 +66,7 @@ func (b *Bases) Pull(ctx context.Context, reference string) error {
 		return &NotAllowedError{reference, "its repository is not allowed"}
 	}
 	options := b.Options
-	options.Repository, options.ReadOnly = repository.Name(), true
+	options.Repository, options.ReadOnly, options.Insecure = repository.Name(), true, b.plain(repository)
 	client, err := New(options)
 	if err != nil {
 		return err
@@ -86,11 +87,7 @@ func (b *Bases) Pull(ctx context.Context, reference string) error {
 }
 
 func (b *Bases) parse(reference string) (name.Repository, string, error) {
-	options := []name.Option{name.WeakValidation}
-	if b.Insecure {
-		options = append(options, name.Insecure)
-	}
-	parsed, err := name.NewDigest(reference, options...)
+	parsed, err := name.NewDigest(reference, name.WeakValidation)
 	if err != nil {
 		return name.Repository{}, "", &NotAllowedError{clean(reference, 200), "it is not pinned by digest"}
 	}
@@ -102,6 +99,13 @@ func (b *Bases) allows(repository name.Repository) bool {
 		parsed, err := name.NewRepository(allowed, name.WeakValidation)
 		return err == nil && parsed.Name() == repository.Name()
 	})
+}
+
+// plain says whether a base's registry is the one that plain HTTP is allowed
+// with.
+func (b *Bases) plain(repository name.Repository) bool {
+	allowed, err := name.NewRegistry(b.Plain, name.WeakValidation)
+	return b.Plain != "" && err == nil && allowed.RegistryStr() == repository.RegistryStr()
 }
 
 // choose reads a manifest by digest; of an index, the one for the platform.

@@ -2,9 +2,12 @@ package registry_test
 
 import (
 	"errors"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,4 +132,53 @@ func TestPullBase(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestPlainHTTPForOneRegistry: what is allowed for the destination's registry
+// sends the pull credential unencrypted to no other.
+func TestPlainHTTPForOneRegistry(t *testing.T) {
+	t.Parallel()
+	listener, err := net.Listen("tcp", outerAddress(t)+":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked atomic.Int64
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusNotFound)
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { server.Close() })
+	host := listener.Addr().String()
+	for plain, wanted := range map[string]bool{"": false, "registry.example.com": false, "registry.example.com:5000": false, host: true} {
+		asked.Store(0)
+		bases := &registry.Bases{
+			// Insecure is the destination's word: it must not count here.
+			Options: registry.Options{Insecure: true, Attempts: 1, Secret: func() (map[string][]byte, error) {
+				return map[string][]byte{"username": []byte("u"), "password": []byte("p")}, nil
+			}},
+			Plain:    plain,
+			Allow:    []string{host + "/base"},
+			Platform: "linux/amd64", Directory: t.TempDir(),
+		}
+		err := bases.Pull(t.Context(), host+"/base@sha256:"+strings.Repeat("a", 64))
+		if err == nil || strings.Contains(err.Error(), "HTTP response to HTTPS client") == wanted || wanted != (asked.Load() > 0) {
+			t.Errorf("plain HTTP with %q: asked %d times, %v", plain, asked.Load(), err)
+		}
+	}
+}
+
+func outerAddress(t *testing.T) string {
+	t.Helper()
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, address := range addresses {
+		if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
+			return ip.IP.String()
+		}
+	}
+	t.Fatal("this machine has no address but loopback")
+	return ""
 }

@@ -58,18 +58,3 @@ func FuzzParseAllow(f *testing.F) {
 		}
 	})
 }
-
-func TestCheckArgs(t *testing.T) {
-	t.Parallel()
-	if problems := CheckArgs([]string{"--verbosity=debug", "--single-snapshot", "--registry-mirror=mirror.example.com"}); len(problems) > 0 {
-		t.Errorf("got %v, want no problem", problems)
-	}
-	for _, arg := range []string{
-		"--destination=x", "--no-push=false", "--context=dir:///", "--oci-layout-path=/x", "--tar-path=/x", "--digest-file=/x", "--cache-repo=x", "--build-arg=A=b",
-		"--target=x", "--kaniko-dir=/x", "--skip-tls-verify-pull", "--insecure-pull", "--registry-certificate=a=/x", "-d=x", "x", "--", "",
-	} {
-		if problems := CheckArgs([]string{arg}); len(problems) != 1 {
-			t.Errorf("%q: got %v, want one problem", arg, problems)
-		}
-	}
-}

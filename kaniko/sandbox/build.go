@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/executor"
 )
 
 // build runs kaniko over the context that fetch filled. When it returns, no
@@ -31,7 +32,8 @@ func (b *Builder) build(ctx context.Context, p *place, job Job, out *output) err
 			return fmt.Errorf("build: hand over the %s: %w", dir, err)
 		}
 	}
-	end, err := b.contain(ctx, p, b.kanikoArgs(job, len(bases) > 0), out)
+	args := append([]string{executor.Program}, executor.Arguments(job.Order, len(bases) > 0)...)
+	end, err := b.contain(ctx, p, args, out)
 	if err != nil {
 		return fmt.Errorf("build: %w", err)
 	}
@@ -52,7 +54,7 @@ func (b *Builder) contain(ctx context.Context, p *place, args []string, out *out
 	if err != nil {
 		return ending{}, err
 	}
-	executor, err := b.installExecutor(digest)
+	program, err := b.installExecutor(digest)
 	if err != nil {
 		return ending{}, err
 	}
@@ -72,7 +74,7 @@ func (b *Builder) contain(ctx context.Context, p *place, args []string, out *out
 			b.log().Warn("close the build's network", "error", err)
 		}
 	}()
-	what := bundle{args: args, place: p, executor: filepath.Join(p.doorstep, "executors", filepath.Base(executor)), netns: network.path(), memory: b.memory(), pids: b.pids(), disk: b.disk()}
+	what := bundle{args: args, place: p, executor: filepath.Join(p.doorstep, "executors", filepath.Base(program)), netns: network.path(), memory: b.memory(), pids: b.pids(), disk: b.disk()}
 	if err := what.write(); err != nil {
 		return ending{}, err
 	}

@@ -8,20 +8,12 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"towpath.dev/towpath/kaniko/executor"
 )
 
 // ids is how many user and group ids a build has: 0 to 65535 inside.
 const ids = 65536
-
-// What the build sees is below kaniko's own directory, the only one that cannot
-// be in the way of an image: whoever builds in /workspace finds it empty. Stages
-// and images copied from have directories there too, none of which begins with
-// a dot.
-const (
-	seenContext = "/kaniko/.context"
-	seenBases   = "/kaniko/.bases"
-	seenOut     = "/kaniko/.out"
-)
 
 // capabilities are what unpacking an image and a package manager need as root.
 // None of them reaches beyond the build's own files and processes.
@@ -37,19 +29,6 @@ var maskedPaths = []string{
 }
 
 var readonlyPaths = []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
-
-// environment is all that kaniko starts with. A RUN step can read it.
-var environment = []string{
-	"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/kaniko",
-	"HOME=/root",
-	"USER=root",
-	"SSL_CERT_DIR=/kaniko/ssl/certs",
-	"DOCKER_CONFIG=/kaniko/.docker",
-	// The two switches of the live fork that we rely on: its slim image has no
-	// tini, and base images are laid out as archives.
-	"FF_KANIKO_RUN_VIA_TINI=false",
-	"FF_KANIKO_OCI_WARMER=false",
-}
 
 // bundle is one run of a program in the sandbox.
 type bundle struct {
@@ -81,7 +60,7 @@ func (b bundle) spec() *specs.Spec {
 		Root:     &specs.Root{Path: b.place.inBox("root")},
 		Process: &specs.Process{
 			Args:            b.args,
-			Env:             environment,
+			Env:             executor.Environment(),
 			Cwd:             "/",
 			NoNewPrivileges: true,
 			Capabilities:    &specs.LinuxCapabilities{Bounding: capabilities, Effective: capabilities, Permitted: capabilities},
@@ -96,13 +75,13 @@ func (b bundle) spec() *specs.Spec {
 			{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=65536k"}},
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
 			{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}},
-			readonly(b.executor, "/kaniko/executor"),
+			readonly(b.executor, executor.Program),
 			readonly(b.place.inBox("certs"), "/kaniko/ssl/certs"),
-			readonly(b.place.inBox("bases"), seenBases),
-			readonly(b.place.inBox("context"), seenContext),
+			readonly(b.place.inBox("bases"), executor.Bases),
+			readonly(b.place.inBox("context"), executor.Context),
 			readonly(b.place.inBox("resolv.conf"), "/etc/resolv.conf"),
 			readonly(b.place.inBox("hosts"), "/etc/hosts"),
-			{Source: b.place.inBox("out"), Destination: seenOut, Type: "bind", Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
+			{Source: b.place.inBox("out"), Destination: executor.Out, Type: "bind", Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
 		},
 		Linux: &specs.Linux{
 			UIDMappings: mapping,

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"towpath.dev/towpath/kaniko/executor"
 )
 
 var errNotRoot = hinted{
@@ -60,7 +62,6 @@ func (b *Builder) Check(ctx context.Context) []error {
 		_, err := parseAllow(entry)
 		found(err, "")
 	}
-	problems = append(problems, CheckArgs(b.Args)...)
 	if os.Geteuid() == 0 {
 		if err := b.makeDirs(); err != nil {
 			found(err, "")
@@ -81,7 +82,7 @@ func (b *Builder) try(ctx context.Context) error {
 		return err
 	}
 	out := &output{}
-	end, err := b.contain(ctx, p, []string{"/kaniko/executor", "version"}, out)
+	end, err := b.contain(ctx, p, []string{executor.Program, "version"}, out)
 	err = errors.Join(err, p.release())
 	if err != nil {
 		return fmt.Errorf("try the sandbox: %w", err)

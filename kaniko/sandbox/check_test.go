@@ -15,7 +15,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	w := newWorld(t, nil)
 	w.builder.Runtime, w.builder.Slirp = "no-such-runc", "no-such-slirp4netns"
 	w.builder.Executor, w.builder.Self = filepath.Join(t.TempDir(), "none"), filepath.Join(t.TempDir(), "none")
-	w.builder.Allow, w.builder.Args = []string{"127.0.0.1:1"}, []string{"--destination=x"}
+	w.builder.Allow = []string{"127.0.0.1:1"}
 	w.builder.FirstID = 1000
 	var all []string
 	for _, problem := range w.builder.Check(t.Context()) {
@@ -28,7 +28,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	}
 	for _, want := range []string{
 		"no-such-runc is missing | apt-get install runc", "no-such-slirp4netns is missing | apt-get install slirp4netns", "kaniko executor: ", "which runs the steps",
-		"ids from 1000", "loopback of its own", "--destination is not allowed",
+		"ids from 1000", "loopback of its own",
 	} {
 		if !strings.Contains(strings.Join(all, "\n"), want) {
 			t.Errorf("nothing says %q:\n%s", want, strings.Join(all, "\n"))

@@ -15,10 +15,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"towpath.dev/towpath/e2e/lab"
+	"towpath.dev/towpath/kaniko"
 )
 
 // TestPullOverAllowedPort builds from a registry of the private network, over
-// plain HTTP: Allow opens it, Insecure makes kaniko speak it.
+// plain HTTP: Allow opens it, and the image goes there too, with plain HTTP
+// allowed.
 func TestPullOverAllowedPort(t *testing.T) {
 	t.Parallel()
 	own := ownAddress(t)
@@ -42,7 +44,7 @@ func TestPullOverAllowedPort(t *testing.T) {
 	w.builder.Allow = []string{host}
 	w.dockerfile(t, "FROM "+base+"\nCOPY --from="+host+"/base:1 /bin/busybox /again\nRUN cmp /bin/busybox /again\n")
 	job := w.job()
-	job.Insecure = true
+	job.Order.Destination = kaniko.Destination{Repository: host + "/app", Insecure: true}
 	if _, err := w.builder.Run(t.Context(), job); err != nil {
 		t.Fatalf("%v\n%s", err, end(w.log(t)))
 	}

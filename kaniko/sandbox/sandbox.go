@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/executor"
 )
 
 // Builder runs builds. Its exported fields must not change once it is used. It is
@@ -47,7 +48,6 @@ type Builder struct {
 	FirstID     uint32   // of the ranges of user and group ids, 65536 for each concurrent build; 0: 100000
 	Concurrency int      // builds at once, the others wait; 0: no bound
 	Allow       []string // private addresses that builds may reach: host:port, address or CIDR
-	Args        []string // further arguments of kaniko, see CheckArgs
 
 	Log      *slog.Logger      // what happens, not what builds print; nil: nowhere
 	Progress func(line string) // called with each line that a build prints, cleaned; may be nil
@@ -65,7 +65,6 @@ type Job struct {
 	GitSecret  string // empty: none
 	PullSecret string // of base images; empty: none
 	PushSecret string // empty: the standard keychains
-	Insecure   bool   // git, base images and the hosts in Allow over plain HTTP are allowed
 }
 
 // Built is an image that was pushed by its digest; nothing names it yet.
@@ -152,7 +151,6 @@ func (b *Builder) fetch(ctx context.Context, p *place, job Job, out *output) (ka
 		Bases:      p.path("box", "bases"),
 		GitSecret:  job.GitSecret,
 		PullSecret: job.PullSecret,
-		Insecure:   job.Insecure,
 		Report:     p.path("private", "fetched.json"),
 	}
 	return b.step(ctx, p, "fetch", order, order.Report, out)
@@ -180,11 +178,8 @@ func (b *Builder) ready(job Job) error {
 	if os.Geteuid() != 0 {
 		return errNotRoot
 	}
-	if err := checkOrder(job.Order); err != nil {
+	if err := executor.CheckOrder(job.Order); err != nil {
 		return err
-	}
-	if problems := CheckArgs(b.Args); len(problems) > 0 {
-		return errors.Join(problems...)
 	}
 	digest, err := b.ExecutorDigest()
 	if err != nil {

@@ -126,8 +126,7 @@ func TestOrdersThatAreRefused(t *testing.T) {
 	t.Parallel()
 	for text, edit := range map[string]func(*kaniko.Order){
 		"path \"../Dockerfile\" of the Dockerfile": func(o *kaniko.Order) { o.Dockerfile = "../Dockerfile" },
-		"platform \"windows/amd64\"":               func(o *kaniko.Order) { o.Platform = "windows/amd64" },
-		"build argument \"A=B\"":                   func(o *kaniko.Order) { o.Args = map[string]string{"A=B": ""} },
+		"--destination is not allowed":             func(o *kaniko.Order) { o.KanikoArgs = []string{"--destination=x"} },
 		"the order is for executor sha256:0":       func(o *kaniko.Order) { o.Executor = "sha256:0" },
 		"an order needs an image":                  func(o *kaniko.Order) { o.Image = "" },
 	} {

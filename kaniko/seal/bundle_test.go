@@ -39,7 +39,7 @@ func order() kaniko.Order {
 			URL: "git@git.example.com:apps/demo.git", Ref: "refs/heads/master", Commit: strings.Repeat("8b07d4aa", 5),
 		},
 		Path: "services/demo", Dockerfile: "Dockerfile", Target: "release", Args: map[string]string{"B": "2", "A": "1"},
-		Platform: "linux/amd64", Executor: "sha256:" + strings.Repeat("e", 64), Policy: "sha256:" + strings.Repeat("f", 64),
+		Platform: "linux/amd64", KanikoArgs: []string{"--label=a=b"}, Executor: "sha256:" + strings.Repeat("e", 64), Policy: "sha256:" + strings.Repeat("f", 64),
 		Destination: kaniko.Destination{Repository: "registry.example.com/apps/demo", Tag: "v1"},
 	}
 }
@@ -91,7 +91,7 @@ func TestStatement(t *testing.T) {
 				"externalParameters": map[string]any{
 					"source": map[string]any{"url": "git@git.example.com:apps/demo.git", "ref": "refs/heads/master", "commit": strings.Repeat("8b07d4aa", 5)},
 					"path":   "services/demo", "dockerfile": "Dockerfile", "target": "release",
-					"args": map[string]any{"A": "1", "B": "2"}, "platform": "linux/amd64",
+					"args": map[string]any{"A": "1", "B": "2"}, "platform": "linux/amd64", "kanikoArgs": []any{"--label=a=b"},
 				},
 				"internalParameters": map[string]any{
 					"image": "demo", "buildKey": string(order().Key()),

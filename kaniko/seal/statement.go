@@ -74,6 +74,7 @@ type External struct {
 	Target     string            `json:"target,omitempty"`
 	Args       map[string]string `json:"args,omitempty"`
 	Platform   string            `json:"platform"`
+	KanikoArgs []string          `json:"kanikoArgs,omitempty"` // in addition to those that Towpath itself gives
 }
 
 // Source is the commit that was built.
@@ -107,6 +108,7 @@ func NewStatement(order kaniko.Order, image kaniko.Image, run Run) *Statement {
 		Target:     order.Target,
 		Args:       order.Args,
 		Platform:   order.Platform,
+		KanikoArgs: order.KanikoArgs,
 	}
 	definition.InternalParameters = Internal{
 		Image: order.Image, BuildKey: order.Key(), Executor: order.Executor, Policy: order.Policy,
