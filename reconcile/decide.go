@@ -87,12 +87,12 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 	case gitops.Behind:
 		return Verdict{
 			State: Behind, Reason: fmt.Sprintf("the branch is at %s, which is older than the promoted %s", candidate, base),
-			Hint: "push a commit on top of " + base + ", or name " + choice.Commit.Hash.String() + " in source.accept",
+			Hint: orAccept("push a commit on top of "+base, entry, choice.Commit.Hash),
 		}
 	case gitops.Unrelated:
 		return Verdict{
 			State: Refused, Reason: fmt.Sprintf("%s does not descend from the promoted %s: the branch was rewritten", candidate, base),
-			Hint: "restore the branch, or name " + choice.Commit.Hash.String() + " in source.accept",
+			Hint: orAccept("restore the branch", entry, choice.Commit.Hash),
 		}
 	default:
 		return Verdict{State: Failed, Reason: fmt.Sprintf("the history at hand does not say how %s stands to the promoted %s", candidate, base)}
@@ -100,19 +100,27 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 }
 
 // accepted tells whether a person's word for the chosen commit still has
-// something to say: it counts once, which the ledger's entry remembers.
+// something to say: it counts once, which the ledger's entries remember.
 func accepted(promoted fleet.State, choice source.Choice) bool {
 	entry := promoted.Entry
 	switch {
 	case choice.Accepted == "":
 		return false
+	case !entry.Accepts(choice.Commit.Hash):
+		return false
 	case entry.Source != choice.Commit.Hash:
 		return true
-	case entry.Accepted != "":
-		return false
 	default:
 		return promoted.Standing == fleet.Undone || promoted.Standing == fleet.TakenOver
 	}
+}
+
+// orAccept is a hint with the way around it, unless that was taken before.
+func orAccept(hint string, entry *fleet.Entry, commit gitops.Hash) string {
+	if !entry.Accepts(commit) {
+		return hint + ": the config's word for " + gitops.Short(commit) + " was used"
+	}
+	return hint + ", or name " + commit.String() + " in source.accept"
 }
 
 // decideSame is the second of the six cases: the newest commit is the one that
@@ -138,7 +146,7 @@ func decideSame(promoted fleet.State, base string) Verdict {
 	default:
 		return Verdict{
 			State: Held, Reason: base + " was promoted and undone by a person",
-			Hint: "push the next source commit, or name " + promoted.Entry.Source.String() + " in source.accept to promote it once more",
+			Hint: orAccept("push the next source commit", promoted.Entry, promoted.Entry.Source),
 		}
 	}
 }

@@ -30,6 +30,7 @@ func TestDecide(t *testing.T) {
 	state := func(e *fleet.Entry, standing fleet.Standing) fleet.State {
 		return fleet.State{Entry: e, Standing: standing}
 	}
+	usedBefore := func(e *fleet.Entry) { e.AcceptedBefore = c.String() }
 	hold := Rules{HoldAfterRevert: true}
 	observe := Rules{Observe: true}
 	foreign := state(entry(nil), fleet.TakenOver)
@@ -68,6 +69,9 @@ func TestDecide(t *testing.T) {
 			"2 same, undone, accepted, but that word was used", Rules{},
 			state(entry(func(e *fleet.Entry) { e.Accepted = "we know" }), fleet.Undone), accepted(choice(b, gitops.Same)), Rest, Held, "undone",
 		},
+		{"4 behind, accepted, but that word was used before this entry", Rules{}, state(entry(usedBefore), fleet.Holds), accepted(choice(c, gitops.Behind)), Rest, Behind, "older"},
+		{"5 unrelated, accepted, but that word was used before this entry", Rules{}, state(entry(usedBefore), fleet.Holds), accepted(choice(c, gitops.Unrelated)), Rest, Refused, "does not descend"},
+		{"3 ahead, undone, hold, accepted, but that word was used before this entry", hold, state(entry(usedBefore), fleet.Undone), accepted(choice(c, gitops.Ahead)), Rest, Held, "afterRevert"},
 		{"3 ahead", Rules{}, state(entry(nil), fleet.Holds), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
 		{"3 ahead of an observed start", observe, state(entry(nil), fleet.Observed), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
 		{"3 ahead of a proposal", Rules{}, state(entry(nil), fleet.Proposed), choice(c, gitops.Ahead), Promote, Promoted, "follows"},

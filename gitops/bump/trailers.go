@@ -32,6 +32,10 @@ type Trailers struct {
 	// Accepted is a person's reason for what the rules would have refused;
 	// empty: none was needed.
 	Accepted string
+	// AcceptedBefore lists the source commits for which such a word was used in
+	// earlier bumps of the image, the newest first, separated by spaces: a word
+	// counts once, and the newest entry alone must tell.
+	AcceptedBefore string
 }
 
 // Observed tells that the commit is only a ledger entry, which says from which source
@@ -70,6 +74,7 @@ var (
 	commitForm     = regexp.MustCompile(`^[0-9a-f]{40}$`)
 	refForm        = regexp.MustCompile(`^([^\pZ\pC@]+):([A-Za-z0-9_][A-Za-z0-9._-]{0,127})@(` + digest + `)$`)
 	provenanceForm = regexp.MustCompile(`^` + digest + `$`)
+	beforeForm     = regexp.MustCompile(`^[0-9a-f]{40}(?: [0-9a-f]{40})*$`)
 	acceptedForm   = regexp.MustCompile(`^[^\pZ\pC](?:[^\p{Zl}\p{Zp}\pC]*[^\pZ\pC])?$`)
 )
 
@@ -83,6 +88,7 @@ func (t *Trailers) fields() []field {
 		{"Ref", &t.Ref, true, refForm, "an image with tag and digest"},
 		{"Provenance", &t.Provenance, true, provenanceForm, "a digest"},
 		{"Accepted", &t.Accepted, true, acceptedForm, "a reason on one line"},
+		{"Accepted-Before", &t.AcceptedBefore, true, beforeForm, "full commit hashes"},
 	}
 }
 

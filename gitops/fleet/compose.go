@@ -102,6 +102,9 @@ func (f *Fleet) add(ctx context.Context, w *world, p *plan, b Bump) (*Promotion,
 		}
 		return promotion, err
 	}
+	if entry != nil {
+		b.acceptedBefore = entry.acceptedSoFar()
+	}
 	if b.Observe {
 		return f.record(w, p, c, b, nil, nil)
 	}

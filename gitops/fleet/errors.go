@@ -11,8 +11,8 @@ var (
 	// ErrMoved: the image's ledger entry is not the one that the bump was
 	// decided on, or what the bump was to mend is no longer so. Decide again.
 	ErrMoved = errors.New("the ledger has moved since this was decided")
-	// ErrPromoted: the ledger names this source commit already, and no person
-	// accepted it anew.
+	// ErrPromoted: the ledger names this source commit already and no person
+	// accepted it anew, or the person's word for it was used before.
 	ErrPromoted = errors.New("this source commit was promoted already")
 	// ErrNoMarker: nothing to edit. Wrapped in a NoMarkerError.
 	ErrNoMarker = errors.New("no marker")

@@ -279,7 +279,7 @@ func (y *yard) sound() {
 		y.t.Fatalf("fsck: %v\n%s", err, out)
 	}
 	seen := map[string]bool{}
-	log := y.run("log", "--invert-grep", "--grep=Fills markers", "--grep=Towpath-Accepted", "--format=%(trailers:key=Towpath-Image,valueonly,separator=) %(trailers:key=Towpath-Commit,valueonly,separator=) %(trailers:key=Towpath-Target,valueonly,separator=)", "main")
+	log := y.run("log", "--invert-grep", "--grep=Fills markers", "--grep=^Towpath-Accepted:", "--format=%(trailers:key=Towpath-Image,valueonly,separator=) %(trailers:key=Towpath-Commit,valueonly,separator=) %(trailers:key=Towpath-Target,valueonly,separator=)", "main")
 	for _, line := range strings.Split(log, "\n") {
 		if strings.TrimSpace(line) == "" {
 			continue

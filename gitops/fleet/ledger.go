@@ -219,7 +219,7 @@ func (f *Fleet) readRecord(c gitops.Commit) (*record, error) {
 	url, ref := splitLast(t.Source)
 	return &record{signed: true, Entry: Entry{
 		Image: t.Image, Bump: c.Hash, Source: source, SourceURL: url, SourceRef: ref, Policy: t.Policy,
-		Ref: t.Ref, Provenance: t.Provenance, Accepted: t.Accepted, Observed: t.Observed(),
+		Ref: t.Ref, Provenance: t.Provenance, Accepted: t.Accepted, AcceptedBefore: t.AcceptedBefore, Observed: t.Observed(),
 		When: commit.Committer.When, Signer: signer.String(),
 	}}, nil
 }

@@ -15,7 +15,7 @@ import (
 func (f *Fleet) message(b Bump, changes []FileChange) (string, error) {
 	t := bump.Trailers{
 		Image: b.Image.Name, Policy: b.Image.Policy.String(), Target: f.Target(),
-		Source: b.SourceURL + " " + b.SourceRef, Commit: b.Commit.Hash.String(), Accepted: b.Accepted,
+		Source: b.SourceURL + " " + b.SourceRef, Commit: b.Commit.Hash.String(), Accepted: b.Accepted, AcceptedBefore: b.acceptedBefore,
 	}
 	if !b.Observe {
 		t.Ref, t.Provenance = b.Name+":"+b.Tag+"@"+b.Digest, b.Provenance
@@ -42,6 +42,7 @@ func (b Bump) refill(e *Entry) Bump {
 	full := Bump{
 		Image: b.Image, Base: e.Source, BaseBump: b.BaseBump, Fill: true, Commit: commit,
 		SourceURL: e.SourceURL, SourceRef: e.SourceRef, Provenance: e.Provenance, Accepted: e.Accepted, Size: b.Size,
+		acceptedBefore: e.AcceptedBefore,
 	}
 	full.Name, full.Tag, full.Digest = marker.Split(e.Ref)
 	return full

@@ -26,6 +26,7 @@ type Bump struct {
 	Name, Tag, Digest string // the image
 	Provenance        string // digest of its provenance's manifest
 	Accepted          string // a person's reason to promote what would be held
+	acceptedBefore    string // what the entry says of words that were used before
 	Size, SizeBefore  int64  // compressed bytes; 0: unknown
 
 	// Observe writes a ledger entry and promotes nothing.
@@ -227,7 +228,9 @@ func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, e
 		}
 	case v.standing == TakenOver && b.Accepted == "":
 		err = &ForeignError{Image: b.Image.Name, Foreign: *v.foreign}
-	case entry != nil && entry.Source == b.Commit.Hash && (b.Accepted == "" || entry.Accepted != ""):
+	case entry != nil && b.Accepted != "" && !entry.Accepts(b.Commit.Hash):
+		err = ErrPromoted
+	case entry != nil && b.Accepted == "" && entry.Source == b.Commit.Hash:
 		err = ErrPromoted
 	}
 	return entry, v, err

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,9 +99,31 @@ type Entry struct {
 	Ref        string // name:tag@digest; empty: Observed
 	Provenance string // digest of the provenance's manifest
 	Accepted   string // a person's reason, where a person's word was used
-	Observed   bool
-	When       time.Time
-	Signer     string // the key that signed, "ssh key SHA256:…"
+	// AcceptedBefore lists the source commits of earlier entries where one was,
+	// as the trailer of that name does.
+	AcceptedBefore string
+	Observed       bool
+	When           time.Time
+	Signer         string // the key that signed, "ssh key SHA256:…"
+}
+
+// Accepts tells whether a person's word for a source commit still has something
+// to say: it counts once, and what was used stays used whatever was promoted
+// since.
+func (e *Entry) Accepts(source gitops.Hash) bool {
+	return !strings.Contains(e.acceptedSoFar(), source.String())
+}
+
+// maxAccepted bounds how many used words an entry carries on.
+const maxAccepted = 100
+
+// acceptedSoFar is what the next entry says of words that were used before it.
+func (e *Entry) acceptedSoFar() string {
+	used := strings.Fields(e.AcceptedBefore)
+	if own := e.Source.String(); e.Accepted != "" && !slices.Contains(used, own) {
+		used = slices.Insert(used, 0, own)
+	}
+	return strings.Join(used[:min(len(used), maxAccepted)], " ")
 }
 
 // Found is one marker of the branch.
