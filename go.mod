@@ -33,6 +33,7 @@ require (
 	golang.org/x/term v0.46.0
 	golang.org/x/text v0.42.0
 	google.golang.org/protobuf v1.36.12
+	k8s.io/api v0.36.4
 	k8s.io/apimachinery v0.36.4
 	pgregory.net/rapid v1.3.0
 	sigs.k8s.io/yaml v1.6.0

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	flux "github.com/fluxcd/image-automation-controller/api/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // DefaultTag is the template of Image.TagTemplate where none is given.
@@ -23,6 +25,21 @@ func configDefaults() Config {
 			Timeout:     30 * time.Minute,
 			Kaniko:      Kaniko{Executor: "executor"},
 			Sandbox:     Sandbox{Runtime: "runc", Memory: 4 << 30, PIDs: 4096},
+			Kubernetes: Kubernetes{
+				Namespace: "towpath-builds",
+				TTL:       time.Hour,
+				Resources: corev1.ResourceRequirements{
+					Requests: corev1.ResourceList{
+						corev1.ResourceCPU:              resource.MustParse("500m"),
+						corev1.ResourceMemory:           resource.MustParse("1Gi"),
+						corev1.ResourceEphemeralStorage: resource.MustParse("2Gi"),
+					},
+					Limits: corev1.ResourceList{
+						corev1.ResourceMemory:           resource.MustParse("4Gi"),
+						corev1.ResourceEphemeralStorage: resource.MustParse("20Gi"),
+					},
+				},
+			},
 		},
 	}
 }
@@ -54,6 +71,11 @@ func (c *Config) settle(directory string) {
 	for _, program := range []*string{&c.Builder.Kaniko.Executor, &c.Builder.Sandbox.Runtime} {
 		if strings.Contains(*program, "/") {
 			*program = below(directory, *program)
+		}
+	}
+	for _, token := range []*Token{&c.Builder.Kubernetes.Identity.Fetch, &c.Builder.Kubernetes.Identity.Publish} {
+		if token.Audience != "" && token.Path == "" {
+			token.Path = DefaultTokenPath
 		}
 	}
 	var every []string

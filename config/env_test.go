@@ -22,6 +22,8 @@ func TestOverlay(t *testing.T) {
 		"TOWPATH_BUILDER_TIMEOUT":                   "1h",
 		"TOWPATH_BUILDER_SANDBOX_MEMORY":            "512Mi",
 		"TOWPATH_BUILDER_SANDBOX_PIDS":              "", // says nothing
+		"TOWPATH_BUILDER_KUBERNETES_NAMESPACE":      "builds",
+		"TOWPATH_BUILDER_KUBERNETES_HOSTUSERS":      "false", // unlike one that is left out
 		"TOWPATH_SIGNING_PROVENANCE_SECRETREF_NAME": "other",
 		"TOWPATH_TOOLS":                             "/opt",
 		"TOWPATH_STEP":                              "fetch",
@@ -41,8 +43,9 @@ func TestOverlay(t *testing.T) {
 	}
 	want := config.Builder{
 		Type: "sandbox", Concurrency: 3, Timeout: time.Hour,
-		Kaniko:  config.Kaniko{Executor: "executor", Args: []string{"--label=A.B=c"}},
-		Sandbox: config.Sandbox{Runtime: "runc", Memory: 512 << 20, PIDs: 4096},
+		Kaniko:     config.Kaniko{Executor: "executor", Args: []string{"--label=A.B=c"}},
+		Sandbox:    config.Sandbox{Runtime: "runc", Memory: 512 << 20, PIDs: 4096},
+		Kubernetes: config.Kubernetes{Namespace: "builds", TTL: time.Hour, HostUsers: new(false), Resources: resources("500m", "1Gi", "2Gi", "4Gi", "20Gi")},
 	}
 	if diff := cmp.Diff(want, c.Builder); diff != "" {
 		t.Errorf("builder (-want +got):\n%s", diff)
@@ -55,7 +58,7 @@ func TestOverlayBad(t *testing.T) {
 		"TOWPATH_INTERVAL":            "60",
 		"TOWPATH_SUSPEND":             "maybe",
 		"TOWPATH_BUILDER_TIMEOUT":     "1ms",
-		"TOWPATH_BUILDER_TYPE":        "kubernetes",
+		"TOWPATH_BUILDER_TYPE":        "docker",
 		"TOWPATH_BUILDER_CONCURRENCI": "3",
 		"TOWPATH_GITOPS":              "x",
 		"TOWPATH_APIVERSION":          "x",
@@ -74,8 +77,7 @@ TOWPATH_APIVERSION: is no variable that Towpath reads
 TOWPATH_BUILDER_CONCURRENCI: is no variable that Towpath reads
 	hint: did you mean TOWPATH_BUILDER_CONCURRENCY?
 TOWPATH_BUILDER_TIMEOUT: builder.timeout: 1ms is not between 1s and 24h
-TOWPATH_BUILDER_TYPE: builder.type: "kubernetes" is not in this version
-	hint: this version builds in a sandbox on its own machine
+TOWPATH_BUILDER_TYPE: builder.type: "docker" is not kubernetes or sandbox
 TOWPATH_GITOPS: is no variable that Towpath reads
 	hint: a variable is TOWPATH_ and the setting's path in capitals: builder.timeout is TOWPATH_BUILDER_TIMEOUT
 TOWPATH_INTERVAL: interval: "60" is no duration

@@ -131,6 +131,9 @@ func TestDefaults(t *testing.T) {
 		Type: "sandbox", Concurrency: 2, Timeout: 30 * time.Minute,
 		Kaniko:  config.Kaniko{Executor: "executor"},
 		Sandbox: config.Sandbox{Runtime: "runc", Memory: 4 << 30, PIDs: 4096},
+		Kubernetes: config.Kubernetes{
+			Namespace: "towpath-builds", TTL: time.Hour, Resources: resources("500m", "1Gi", "2Gi", "4Gi", "20Gi"),
+		},
 	}, c.Builder); diff != "" {
 		t.Errorf("builder (-want +got):\n%s", diff)
 	}

@@ -32,12 +32,7 @@ func fieldsOf(t reflect.Type) []field {
 // enforce, so that whoever writes one learns more than that it is unknown.
 func comesLater(t reflect.Type, key string) bool {
 	var later []string
-	switch t {
-	case reflect.TypeFor[Target]():
-		later = []string{"flux"}
-	case reflect.TypeFor[Builder]():
-		later = []string{"kubernetes"}
-	case reflect.TypeFor[Verify]():
+	if t == reflect.TypeFor[Verify]() {
 		later = []string{"introduction", "firstParent", "reviewed", "secretRef", "signers", "forges"}
 	}
 	return slices.Contains(later, key)
@@ -100,6 +95,9 @@ func settings() []setting {
 	walk = func(t reflect.Type, keys []string) {
 		for _, field := range fieldsOf(t) {
 			below, at := t.Field(field.index).Type, append(slices.Clone(keys), field.key)
+			if below.Kind() == reflect.Pointer && below.Elem().Kind() != reflect.Struct {
+				below = below.Elem() // a scalar that may be left out
+			}
 			switch {
 			case len(keys) == 0 && slices.Contains([]string{"apiVersion", "kind", "defaults"}, field.key):
 			case below.Kind() == reflect.Struct:

@@ -13,10 +13,11 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+	"k8s.io/apimachinery/pkg/api/resource"
 )
 
 // TestExample: the sample loads, and shows every key of the schema but those of
-// Flux's types that are refused.
+// other projects' types that are refused, and the depths of an affinity.
 func TestExample(t *testing.T) {
 	t.Parallel()
 	const file = "towpath.example.yaml"
@@ -33,13 +34,14 @@ func TestExample(t *testing.T) {
 	}
 	shown := map[string]bool{}
 	keys(document.Content[0], "", shown)
-	var refused []string
+	refused := []string{"builder.kubernetes.resources.claims"}
 	for _, key := range []string{"tag", "semver", "name", "commit"} {
 		refused = append(refused, "gitops.git.checkout.ref."+key)
 	}
 	walk(reflect.TypeFor[Config](), "", func(path string) {
 		switch {
 		case strings.HasPrefix(path, "defaults."): // as under images
+		case strings.HasPrefix(path, "builder.kubernetes.affinity."), strings.HasPrefix(path, "builder.kubernetes.resources.claims."):
 		case slices.Contains(refused, path):
 			if shown[path] {
 				t.Errorf("%s shows %s, which is refused", file, path)
@@ -90,7 +92,7 @@ func TestKinds(t *testing.T) {
 		case reflect.Pointer, reflect.Slice:
 			check(kind.Elem(), path)
 		case reflect.Map:
-			if kind.Key().Kind() != reflect.String || kind.Elem().Kind() != reflect.String {
+			if kind.Key().Kind() != reflect.String || kind.Elem().Kind() != reflect.String && kind.Elem() != reflect.TypeFor[resource.Quantity]() {
 				t.Errorf("%s is a %s", path, kind)
 			}
 		case reflect.Struct:
@@ -102,7 +104,7 @@ func TestKinds(t *testing.T) {
 			for _, field := range fieldsOf(kind) {
 				check(kind.Field(field.index).Type, step(path, field.key))
 			}
-		case reflect.String, reflect.Bool, reflect.Int, reflect.Int64:
+		case reflect.String, reflect.Bool, reflect.Int, reflect.Int32, reflect.Int64:
 		default:
 			t.Errorf("%s is a %s", path, kind)
 		}
@@ -120,7 +122,13 @@ func TestVariables(t *testing.T) {
 	want := []string{
 		"TOWPATH_INTERVAL", "TOWPATH_SUSPEND", "TOWPATH_SECRETS", "TOWPATH_CACHE", "TOWPATH_SIGNING_PROVENANCE_SECRETREF_NAME",
 		"TOWPATH_BUILDER_TYPE", "TOWPATH_BUILDER_CONCURRENCY", "TOWPATH_BUILDER_TIMEOUT", "TOWPATH_BUILDER_KANIKO_IMAGE", "TOWPATH_BUILDER_KANIKO_EXECUTOR",
-		"TOWPATH_BUILDER_SANDBOX_RUNTIME", "TOWPATH_BUILDER_SANDBOX_MEMORY", "TOWPATH_BUILDER_SANDBOX_PIDS", "TOWPATH_BUILDER_CACHE_ENABLED",
+		"TOWPATH_BUILDER_SANDBOX_RUNTIME", "TOWPATH_BUILDER_SANDBOX_MEMORY", "TOWPATH_BUILDER_SANDBOX_PIDS",
+		"TOWPATH_BUILDER_KUBERNETES_NAMESPACE", "TOWPATH_BUILDER_KUBERNETES_IMAGE", "TOWPATH_BUILDER_KUBERNETES_TTL", "TOWPATH_BUILDER_KUBERNETES_HOSTUSERS",
+		"TOWPATH_BUILDER_KUBERNETES_RUNTIMECLASSNAME", "TOWPATH_BUILDER_KUBERNETES_PRIORITYCLASSNAME", "TOWPATH_BUILDER_KUBERNETES_CABUNDLE_CONFIGMAP",
+		"TOWPATH_BUILDER_KUBERNETES_PROXY_HTTP", "TOWPATH_BUILDER_KUBERNETES_PROXY_HTTPS", "TOWPATH_BUILDER_KUBERNETES_PROXY_NO",
+		"TOWPATH_BUILDER_KUBERNETES_IDENTITY_FETCH_AUDIENCE", "TOWPATH_BUILDER_KUBERNETES_IDENTITY_FETCH_PATH",
+		"TOWPATH_BUILDER_KUBERNETES_IDENTITY_PUBLISH_AUDIENCE", "TOWPATH_BUILDER_KUBERNETES_IDENTITY_PUBLISH_PATH",
+		"TOWPATH_BUILDER_CACHE_ENABLED",
 	}
 	if !slices.Equal(names, want) {
 		t.Errorf("variables %q", names)

@@ -114,6 +114,10 @@ func (d *decoder) decode(node *yaml.Node, path string, into reflect.Value) {
 		}
 		d.decode(node, path, into.Elem())
 	case reflect.Struct:
+		if quantity, ok := into.Addr().Interface().(*resource.Quantity); ok {
+			d.quantity(node, path, quantity)
+			return
+		}
 		d.structure(node, path, into)
 	case reflect.Map:
 		d.mapping(node, path, into)
@@ -195,8 +199,22 @@ func (d *decoder) mapping(node *yaml.Node, path string, into reflect.Value) {
 		if into.IsNil() {
 			into.Set(reflect.MakeMap(into.Type()))
 		}
-		into.SetMapIndex(reflect.ValueOf(key.Value), element)
+		into.SetMapIndex(reflect.ValueOf(key.Value).Convert(into.Type().Key()), element)
 	})
+}
+
+// quantity reads an amount as Kubernetes writes it.
+func (d *decoder) quantity(node *yaml.Node, path string, into *resource.Quantity) {
+	if isNull(node) || node.Kind != yaml.ScalarNode {
+		d.problem(path, "is "+kindOf(node)+", not an amount", "a number and perhaps its unit: 500m, 2, 512Mi, 4Gi")
+		return
+	}
+	parsed, err := resource.ParseQuantity(node.Value)
+	if err != nil {
+		d.problem(path, quote(node.Value)+" is no amount", "a number and perhaps its unit: 500m, 2, 512Mi, 4Gi")
+		return
+	}
+	*into = parsed
 }
 
 func (d *decoder) list(node *yaml.Node, path string, into reflect.Value) {
@@ -268,7 +286,7 @@ func (d *decoder) scalar(node *yaml.Node, path string, into reflect.Value) {
 			return
 		}
 		into.SetBool(strings.EqualFold(node.Value, "true"))
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		number, err := strconv.ParseInt(node.Value, 10, into.Type().Bits())
 		if tag != "!!int" || err != nil {
 			d.problem(path, "is "+kindOf(node)+", not a whole number", "")
@@ -317,7 +335,7 @@ func wanted(into reflect.Value) string {
 	switch into.Kind() {
 	case reflect.Bool:
 		return "true or false"
-	case reflect.Int, reflect.Int64:
+	case reflect.Int, reflect.Int32, reflect.Int64:
 		return "a whole number"
 	default:
 		return "text"

@@ -114,6 +114,9 @@ type Target struct {
 	// next source commit is promoted again. hold: nothing is, until an accept
 	// says so. Default next.
 	AfterRevert string `json:"afterRevert"`
+	// Flux is what of Flux watches this repository; left out: Flux finds a bump
+	// when it polls next.
+	Flux *Flux `json:"flux,omitempty"`
 }
 
 // The values of Target.AfterRevert.
@@ -134,31 +137,44 @@ const VerifyNone = "none"
 
 // Builder says how images are built.
 type Builder struct {
-	// Type is sandbox in this version: kaniko in an OCI runtime, on this
-	// machine.
+	// Type is kubernetes: a Job for each build, in the cluster that Towpath runs
+	// in; or sandbox: kaniko in an OCI runtime, on this machine. Default sandbox,
+	// since build Jobs need images to be named first. The settings of the other
+	// type may stay in the file.
 	Type string `json:"type"`
 	// Concurrency is how many builds run at once. 1 to 256; default 2.
 	Concurrency int `json:"concurrency"`
 	// Timeout ends a build. 1s to 24h; default 30m.
 	Timeout time.Duration `json:"timeout"`
+	// Egress names what build Jobs may reach besides public addresses: host:port,
+	// as in git.internal:443, or a network or address, as in 10.1.2.0/24. The
+	// link-local and metadata addresses are never among it. The NetworkPolicy
+	// that `towpath init` writes is made of it.
+	Egress []string `json:"egress,omitempty"`
 	// Kaniko is the program that builds.
 	Kaniko Kaniko `json:"kaniko"`
 	// Sandbox bounds a build on this machine.
 	Sandbox Sandbox `json:"sandbox"`
+	// Kubernetes says how build Jobs run.
+	Kubernetes Kubernetes `json:"kubernetes"`
 	// Cache of layers, one per image.
 	Cache LayerCache `json:"cache"`
 }
 
-// BuilderSandbox is the one Builder.Type of this version.
-const BuilderSandbox = "sandbox"
+// The values of Builder.Type.
+const (
+	BuilderSandbox    = "sandbox"
+	BuilderKubernetes = "kubernetes"
+)
 
 // Kaniko is the program that builds.
 type Kaniko struct {
-	// Image is that of build Jobs; empty in this version, which runs none.
+	// Image is kaniko's in build Jobs, by digest: NAME@sha256:… Its executor is
+	// /kaniko/executor.
 	Image string `json:"image"`
-	// Executor is the path of kaniko's executor, a static program. A relative
-	// path starts at this file's directory; a bare name is looked up in PATH.
-	// Default executor.
+	// Executor is the path of the sandbox's kaniko executor, a static program. A
+	// relative path starts at this file's directory; a bare name is looked up in
+	// PATH. Default executor.
 	Executor string `json:"executor"`
 	// Args are more arguments, each written --flag or --flag=value: such as
 	// change neither what is built, nor where it goes, nor what is read.

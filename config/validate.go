@@ -2,11 +2,8 @@ package config
 
 import (
 	"fmt"
-	"net"
-	"net/netip"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -151,87 +148,6 @@ func (l *loader) credentials() {
 			continue
 		}
 		first[key] = i
-	}
-}
-
-func (l *loader) builder(b *Builder) {
-	if b.Type == "kubernetes" {
-		l.flag(l.at("builder.type"), `"kubernetes" is not in this version`, "this version builds in a sandbox on its own machine")
-	} else {
-		l.oneOf(l.at("builder.type"), b.Type, BuilderSandbox)
-	}
-	l.within("builder.concurrency", int64(b.Concurrency), 1, 256)
-	l.duration("builder.timeout", b.Timeout)
-	if b.Kaniko.Image != "" {
-		l.flag(l.at("builder.kaniko.image"), "is not in this version", "the sandbox runs builder.kaniko.executor")
-	}
-	l.notEmpty(l.at("builder.kaniko.executor"), b.Kaniko.Executor)
-	for i, arg := range b.Kaniko.Args {
-		l.kanikoArg(l.at(index("builder.kaniko.args", i)), arg)
-	}
-	l.notEmpty(l.at("builder.sandbox.runtime"), b.Sandbox.Runtime)
-	if least := Bytes(64 << 20); b.Sandbox.Memory < least {
-		l.flag(l.at("builder.sandbox.memory"), "is less than 64Mi", "")
-	}
-	l.within("builder.sandbox.pids", b.Sandbox.PIDs, 16, 4<<20)
-	for i, allow := range b.Sandbox.Allow {
-		l.allowed(l.at(index("builder.sandbox.allow", i)), allow)
-	}
-	if b.Cache.Enabled {
-		l.flag(l.at("builder.cache.enabled"), "is not in this version", "set it to false")
-	}
-}
-
-// kanikoArg lets pass what changes neither what is built, nor where it goes,
-// nor what is read. It is the list of kaniko/sandbox, which adds the arguments.
-func (l *loader) kanikoArg(at place, arg string) {
-	flag, isFlag := strings.CutPrefix(arg, "--")
-	flag, _, _ = strings.Cut(flag, "=")
-	harmless := []string{
-		"annotation", "compressed-caching", "compression", "compression-level", "force-build-metadata", "ignore-path", "ignore-var-run",
-		"image-download-retry", "image-fs-extract-retry", "label", "log-timestamp", "registry-map", "registry-mirror", "reproducible",
-		"single-snapshot", "skip-default-registry-fallback", "skip-unused-stages", "snapshot-mode", "use-new-run", "verbosity",
-	}
-	switch {
-	case !isFlag || flag == "" || strings.ContainsRune(arg, 0):
-		l.flag(at, "is no argument of kaniko", "write --flag or --flag=value, in one")
-	case !slices.Contains(harmless, flag):
-		l.flag(at, quote("--"+flag)+" is not allowed: Towpath sets it, or it changes what is built", "such as --label, --registry-mirror or --verbosity are allowed")
-	}
-}
-
-// allowed checks what a build may reach: an IPv4 network or address, or a port
-// of a host. A build has no IPv6, and a loopback of its own.
-func (l *loader) allowed(at place, entry string) {
-	network, err := netip.ParsePrefix(entry)
-	if address, notAddress := netip.ParseAddr(entry); notAddress == nil {
-		network, err = netip.PrefixFrom(address, address.BitLen()), nil
-	}
-	host, port, notPort := net.SplitHostPort(entry)
-	if err != nil && notPort == nil {
-		if number, wrong := strconv.ParseUint(port, 10, 16); wrong != nil || number == 0 {
-			l.flag(at, quote(entry)+" has no port from 1 to 65535", "")
-			return
-		}
-		switch address, notAddress := netip.ParseAddr(host); {
-		case notAddress == nil:
-			network, err = netip.PrefixFrom(address, address.BitLen()), nil
-		case strings.EqualFold(host, "localhost"):
-			l.flag(at, quote(entry)+" is the loopback, of which a build has its own", "")
-			return
-		case len(validation.IsDNS1123Subdomain(strings.ToLower(host))) == 0:
-			return
-		}
-	}
-	switch {
-	case err != nil:
-		l.flag(at, quote(entry)+" is neither host:port nor a CIDR", "as in 10.1.2.3:5000 or 10.1.2.0/24")
-	case !network.Addr().Is4():
-		l.flag(at, quote(entry)+" is IPv6, which a build has not", "")
-	case network.Addr().IsLoopback():
-		l.flag(at, quote(entry)+" is the loopback, of which a build has its own", "")
-	case network != network.Masked():
-		l.flag(at, quote(entry)+" has bits beyond its mask", "write "+network.Masked().String())
 	}
 }
 

@@ -27,6 +27,7 @@ func (l *loader) targets() {
 		l.secretRef(l.at(path+".secretRef"), target.SecretRef, false)
 		l.verify(l.at(path+".verify.mode"), target.Verify.Mode)
 		l.oneOf(l.at(path+".afterRevert"), target.AfterRevert, RevertNext, RevertHold)
+		l.flux(path+".flux", target.Flux)
 		l.oneOf(l.at(path+".update.strategy"), string(target.Update.Strategy), string(flux.UpdateStrategySetters))
 		l.inside(l.at(path+".update.path"), target.Update.Path)
 		l.checkout(path+".git.checkout.ref", target)

@@ -286,6 +286,9 @@ func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remot
 // prepareBuilder makes the builder that the config describes, unless the one
 // there is still it.
 func (w *wiring) prepareBuilder(cfg *config.Config) error {
+	if cfg.Builder.Type == config.BuilderKubernetes {
+		return hinted{errors.New("builder.type: kubernetes is not in this version"), "type: sandbox builds on this machine"}
+	}
 	digest := digestOf(cfg.Builder, cfg.Cache)
 	if w.builder != nil && w.built == digest {
 		return nil
