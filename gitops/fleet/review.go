@@ -20,6 +20,11 @@ import (
 // approvals last. When one of several images on it is bumped, the others'
 // commits are made again on the new head with the same messages, unless they
 // can stay as they are.
+//
+// It is ours as long as its tip is, and what ours stand on was the branch's head
+// when we signed. A commit of somebody else is therefore always above ours; it
+// stops us, and so does a merge by anybody. That is read from the review branch
+// alone, so that every copy of Towpath reads it alike.
 
 // reviewed: bumps go to a branch for review first.
 func (f *Fleet) reviewed() bool { return f.PushBranch != "" && f.PushBranch != f.Branch }
@@ -95,26 +100,50 @@ func (f *Fleet) proposals(ctx context.Context, w *world, image string) (*proposa
 	if err != nil {
 		return nil, fmt.Errorf("review branch: %w", err)
 	}
-	slices.Reverse(commits)
+	pending := map[gitops.Hash]gitops.Commit{}
+	for _, c := range commits {
+		pending[c.Hash] = c
+	}
 	for _, c := range commits {
 		r, reason, err := f.ownProposal(c)
 		if err != nil {
 			return nil, err
 		}
-		if r == nil {
-			p.stranger = &Stranger{Branch: strings.TrimPrefix(ref, "refs/heads/"), Commit: c, Reason: reason}
-			continue
+		if r != nil {
+			if err := f.ownChain(p, pending, c); err != nil {
+				return nil, err
+			}
+			break
 		}
-		p.records, p.commits = append(p.records, r), append(p.commits, c)
+		if p.stranger == nil {
+			p.stranger = &Stranger{Branch: strings.TrimPrefix(ref, "refs/heads/"), Commit: c, Reason: reason}
+		}
 	}
 	if cut && p.stranger == nil {
 		return nil, fmt.Errorf("review branch: more than %d commits are not on %s", maxHistory, f.Branch)
 	}
-	if len(commits) > 0 && len(commits[0].Parents) > 0 {
-		p.base = commits[0].Parents[0]
-	}
 	w.proposed[ref] = p
 	return p, nil
+}
+
+// ownChain reads the proposals from the newest down, as long as they are ours.
+// What the oldest of them stands on was the branch's head when we signed it:
+// where that is not on the branch any more, the branch was reset, and what is
+// below is not somebody else's work on the review branch.
+func (f *Fleet) ownChain(p *proposals, pending map[gitops.Hash]gitops.Commit, newest gitops.Commit) error {
+	for c, left := newest, true; left; c, left = pending[p.base] {
+		r, _, err := f.ownProposal(c)
+		if err != nil {
+			return err
+		}
+		if r == nil {
+			break
+		}
+		p.records, p.commits, p.base = append(p.records, r), append(p.commits, c), c.Parents[0]
+	}
+	slices.Reverse(p.records)
+	slices.Reverse(p.commits)
+	return nil
 }
 
 // ownProposal reads one commit of the review branch; nil: it is not ours.
@@ -133,12 +162,19 @@ func (f *Fleet) ownProposal(c gitops.Commit) (r *record, reason string, err erro
 	return r, "", nil
 }
 
-// stale tells whether an image's proposal would no longer merge: the branch has
-// changed, since the commit that it stands on, a line that it edits or one next
+// stale tells whether an image's proposal would no longer merge as it should: the
+// branch was reset to before the commit that the proposal stands on, or has changed, since the commit that it stands on, a line that it edits or one next
 // to it. That is where git sees a conflict.
 func (f *Fleet) stale(ctx context.Context, w *world, image Image, proposed *proposals, entry *Entry) (bool, error) {
 	if proposed.base == w.head {
 		return false, nil
+	}
+	still, err := f.history.contains(ctx, w.head, proposed.base)
+	if err != nil {
+		return false, err
+	}
+	if !still {
+		return true, nil // the branch was reset: merged, the proposal would bring back what was taken away
 	}
 	base, err := f.store.Commit(proposed.base)
 	if err != nil {

@@ -120,6 +120,90 @@ func TestReviewBranchWithAStranger(t *testing.T) {
 	y.stands(f, podinfo, Proposed)
 }
 
+// An administrator resets the branch to before what the proposals stand on. The
+// review branch then carries commits that are neither ours nor on the branch.
+func TestReviewOfABranchThatIsReset(t *testing.T) {
+	t.Parallel()
+	scene := func(t *testing.T) (*yard, *Fleet, []Image) {
+		files, images := many(2)
+		y := newYard(t, files)
+		f := y.fleet(forReview)
+		y.person("main", lab.Commit{Message: "a mistake", Files: map[string]string{"mistake": "1"}})
+		y.person("main", lab.Commit{Message: "another", Files: map[string]string{"mistake": "2"}})
+		for _, err := range y.promoteAll(f, images, 1) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		y.stands(f, images[0], Proposed)
+		y.works("main", []string{"reset", "-q", "--hard", "HEAD~2"})
+		return y, f, images
+	}
+	onTheNewestBase := func(y *yard) {
+		y.t.Helper()
+		if got := y.run("log", "--format=%an", "main.."+reviewBranch); got != "Towpath\nTowpath" || y.run("merge-base", "main", reviewBranch) != y.ref("main") {
+			y.t.Errorf("the review branch holds\n%s", y.run("log", "--graph", "--oneline", "main", reviewBranch))
+		}
+	}
+	t.Run("proposed again", func(t *testing.T) {
+		t.Parallel()
+		y, f, images := scene(t)
+		for _, image := range images {
+			s := y.stands(f, image, Proposed)
+			if s.Stranger != nil {
+				t.Fatalf("stranger %+v", s.Stranger)
+			}
+			if !s.Stale {
+				continue // it was kept when the other was proposed again
+			}
+			if _, err := f.Promote(t.Context(), Bump{Image: image, Base: s.Entry.Source, BaseBump: s.Entry.Bump, Fill: true}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		onTheNewestBase(y)
+		for _, image := range images {
+			if s := y.stands(f, image, Proposed); s.Stale || s.Entry.Source != source(1).Hash {
+				t.Errorf("%s: %+v", image.Name, s)
+			}
+		}
+		y.sound()
+	})
+	t.Run("the next commit", func(t *testing.T) {
+		t.Parallel()
+		y, f, images := scene(t)
+		y.promote(f, images[0], 2)
+		onTheNewestBase(y)
+		if s := y.stands(f, images[1], Proposed); s.Stale || s.Entry.Source != source(1).Hash {
+			t.Errorf("the other: %+v", s)
+		}
+		y.sound()
+	})
+	t.Run("a stranger's commit on top", func(t *testing.T) {
+		t.Parallel()
+		y, f, images := scene(t)
+		theirs := y.person(reviewBranch, lab.Commit{Message: "tweak", Files: map[string]string{"x": "y"}})
+		s := y.stands(f, images[0], Proposed)
+		if s.Stranger == nil || s.Stranger.Commit.Hash != theirs {
+			t.Errorf("stranger: %+v", s.Stranger)
+		}
+		if _, err := f.Promote(t.Context(), bumpTo(images[0], 2, s)); !errors.Is(err, ErrStranger) {
+			t.Errorf("over a stranger's commit: %v", err)
+		}
+		if y.ref("refs/heads/"+reviewBranch) != theirs.String() {
+			t.Error("the stranger's commit is gone")
+		}
+	})
+	t.Run("the branch itself on the review branch", func(t *testing.T) {
+		t.Parallel()
+		y, f, images := scene(t)
+		former := y.run("rev-parse", reviewBranch+"~2")
+		y.run("update-ref", "refs/heads/"+reviewBranch, former)
+		if s := y.state(f, images[0]); s.Stranger == nil || s.Stranger.Commit.Hash.String() != former {
+			t.Errorf("nothing of ours is on it, and the stranger is %+v", s.Stranger)
+		}
+	})
+}
+
 func TestReviewStaysUntilItConflicts(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, plainFiles(), lab.GitOptions{V0: true})
