@@ -48,7 +48,7 @@ func newPlan(g *globals) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return verdictOf(outcomes)
+			return g.verdictOf(outcomes)
 		},
 	}
 	cmd.Flags().StringVar(&image, "image", "", "this image alone")

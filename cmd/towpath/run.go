@@ -52,7 +52,10 @@ func (g *globals) runOnce(ctx context.Context, image string) error {
 	}
 	defer w.close()
 	w.sweep(ctx)
-	loop := reconcile.Loop{Report: g.reporter(cfg)}
+	// What a pass brings is its result, and printed as that: it is not logged,
+	// too, unless somebody wants to see everything.
+	report := g.reporter(cfg, slog.LevelDebug)
+	loop := reconcile.Loop{Report: report}
 	outcomes, err := within(ctx, func() []reconcile.Outcome { return loop.Once(ctx, groups) })
 	if err != nil {
 		return err
@@ -60,7 +63,7 @@ func (g *globals) runOnce(ctx context.Context, image string) error {
 	if err := g.print(outcomes, func(out io.Writer) { printOutcomes(out, outcomes) }); err != nil {
 		return err
 	}
-	return verdictOf(outcomes)
+	return g.verdictOf(outcomes)
 }
 
 // runDaemon works until the context ends, and follows changes of the config.
@@ -73,8 +76,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	w.sweep(ctx)
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
 
-	report := g.reporter(cfg)
-	loop := reconcile.Loop{Report: report}
+	loop := reconcile.Loop{Report: g.reporter(cfg, slog.LevelError)}
 	snapshots := make(chan []reconcile.Group, 1)
 	snapshots <- groups
 	var watching sync.WaitGroup
@@ -144,9 +146,9 @@ func (g *globals) progress() func(string) {
 	return func(line string) { fmt.Fprintln(g.err, "  "+gitops.Line(line, 100)) }
 }
 
-// reporter logs outcomes and keeps their history. What has not changed since
-// the last round is logged at debug level.
-func (g *globals) reporter(cfg *config.Config) func(reconcile.Outcome) {
+// reporter logs outcomes, at no higher a level than most, and keeps their
+// history. What has not changed since the last round is logged at debug level.
+func (g *globals) reporter(cfg *config.Config, most slog.Level) func(reconcile.Outcome) {
 	kept := openHistory(cfg.Cache)
 	last := map[string]reconcile.Outcome{}
 	return func(o reconcile.Outcome) {
@@ -161,7 +163,7 @@ func (g *globals) reporter(cfg *config.Config) func(reconcile.Outcome) {
 			level = slog.LevelWarn
 		}
 		last[name] = o
-		logOutcome(g.log, level, o)
+		logOutcome(g.log, min(level, most), o)
 		if err := kept.append(o); err != nil {
 			g.log.Warn("no history is kept", "error", err)
 		}
@@ -193,6 +195,7 @@ func logOutcome(log *slog.Logger, level slog.Level, o reconcile.Outcome) {
 const noImages = "the config names no image"
 
 // printOutcomes prints what became of each image, with what a person can do.
+// Why something failed is left to verdictOf, whose lines follow on stderr.
 func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
 	if len(outcomes) == 0 {
 		fmt.Fprintln(out, noImages)
@@ -201,7 +204,11 @@ func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "IMAGE\tTARGET\tSTATE\tCOMMIT\tREASON")
 	for _, o := range outcomes {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", o.Image, o.Target, o.State, short(o.Commit), gitops.Line(o.Reason, 400))
+		reason := gitops.Line(o.Reason, 400)
+		if o.Stopped() {
+			reason = "see the error"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\n", o.Image, o.Target, o.State, short(o.Commit), reason)
 	}
 	table.Flush()
 	for _, o := range outcomes {
@@ -209,10 +216,10 @@ func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
 			fmt.Fprintf(out, "%s → %s: the last lines of the build:\n", o.Image, o.Target)
 			printOutput(out, o.Output)
 		}
-		if o.Hint != "" {
+		if o.Hint != "" && !o.Stopped() {
 			fmt.Fprintf(out, "%s → %s: %s\n", o.Image, o.Target, gitops.Line(o.Hint, 400))
 		}
-		printNotes(out, o.Image, o.Target, o.Problems, o.Notices)
+		printNotes(out, o.Image, o.Target, nil, o.Notices)
 	}
 	others := map[string]int{}
 	for _, o := range outcomes {
@@ -248,21 +255,34 @@ func printOthers(out io.Writer, others map[string]int) {
 	}
 }
 
-// verdictOf is an error where a person has something to mend.
-func verdictOf(outcomes []reconcile.Outcome) error {
+// verdictOf is an error where a person has something to mend. Beside a result
+// in JSON, which says all of it, it is one line.
+func (g *globals) verdictOf(outcomes []reconcile.Outcome) error {
 	var failed several
+	wrong := 0
 	for _, o := range outcomes {
+		if !o.OK() {
+			wrong++
+		}
 		if o.Stopped() {
 			failed = append(failed, hinted{fmt.Errorf("%s → %s: %s: %s", o.Image, o.Target, o.State, gitops.Line(o.Reason, 1000)), o.Hint})
 		}
-		for _, problem := range o.Problems {
-			failed = append(failed, hinted{fmt.Errorf("%s → %s: %s", o.Image, o.Target, gitops.Line(problem, 1000)), "mend it in the GitOps repository: nothing is edited there meanwhile"})
+		for i, problem := range o.Problems {
+			hint := ""
+			if i == len(o.Problems)-1 {
+				hint = "mend it in the GitOps repository: what is wrong is not edited meanwhile"
+			}
+			failed = append(failed, hinted{fmt.Errorf("%s → %s: %s", o.Image, o.Target, gitops.Line(problem, 1000)), hint})
 		}
 	}
-	if len(failed) == 0 {
+	switch {
+	case wrong == 0:
 		return nil
+	case g.output == "json":
+		return fmt.Errorf("%d of %d need a person: see their reason, hint and problems", wrong, len(outcomes))
+	default:
+		return failed
 	}
-	return failed
 }
 
 func short(hash string) string {
