@@ -11,6 +11,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"towpath.dev/towpath/gitops"
@@ -142,6 +143,11 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	}
 	o = o.settled(verdict)
 	o.Bump = hash(done.Bump)
+	for _, problem := range done.Problems {
+		if text := notice(problem); !slices.Contains(o.Problems, text) {
+			o.Problems = append(o.Problems, text)
+		}
+	}
 	if done.Mirror != nil {
 		o.Notices = append(o.Notices, fmt.Sprintf("promoted, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
 	}

@@ -1,0 +1,39 @@
+package reconcile
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"towpath.dev/towpath/gitops/fleet"
+)
+
+// unevenFleet promotes, but for one file that cannot be edited.
+type unevenFleet struct{ Fleet }
+
+func (unevenFleet) Promoted(context.Context, fleet.Image) (fleet.State, error) {
+	return fleet.State{Problems: []fleet.Problem{{File: "b.yaml", Line: 3, Text: "almost a marker", Ours: true}}}, nil
+}
+
+func (unevenFleet) Promote(context.Context, fleet.Bump) (fleet.Promotion, error) {
+	return fleet.Promotion{Problems: []fleet.Problem{
+		{File: "a.yaml", Text: "no YAML", Ours: true},
+		{File: "b.yaml", Line: 3, Text: "almost a marker", Ours: true},
+	}}, nil
+}
+
+// TestFilesThatAPromotionLeftAlone: the others were edited, and a person has to
+// mend these, so the outcome names them and is not well.
+func TestFilesThatAPromotionLeftAlone(t *testing.T) {
+	t.Parallel()
+	d := delivery("a", &stubSource{})
+	d.Fleet, d.Rules.Observe = unevenFleet{}, true
+	o := d.Deliver(t.Context())
+	if diff := cmp.Diff([]string{"b.yaml:3: almost a marker", "a.yaml: no YAML"}, o.Problems); diff != "" {
+		t.Error(diff)
+	}
+	if o.State != Watching || o.OK() {
+		t.Errorf("state %s, all well: %v", o.State, o.OK())
+	}
+}
