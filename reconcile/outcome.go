@@ -63,9 +63,24 @@ type Outcome struct {
 	Notices  []string      `json:"notices,omitempty"`  // what a person should know although nothing failed
 	Others   int           `json:"others,omitempty"`   // markers in the target that belong to no image of ours
 	Took     time.Duration `json:"took,omitempty"`     // nanoseconds
+	Source   string        `json:"source,omitempty"`   // URL of the source repository, without credentials
+	Behind   int           `json:"behind,omitempty"`   // how many commits of the source branch follow the promoted one
+	Build    *Span         `json:"build,omitempty"`    // of the image, where this round built it or tried to
+	Promote  *Span         `json:"promote,omitempty"`  // of the bump, where this round made one or tried to
+	Branch   string        `json:"branch,omitempty"`   // that the bump was pushed to; empty where there was nothing to change
+	Pushed   string        `json:"pushed,omitempty"`   // head of the branch that Flux applies, after the bump was pushed to it
 	Class    Class         `json:"-"`
 	Err      error         `json:"-"`
 }
+
+// Span is how long a step took.
+type Span struct {
+	Started  time.Time `json:"started"`
+	Finished time.Time `json:"finished"`
+}
+
+// Took is the length of the span.
+func (s Span) Took() time.Duration { return s.Finished.Sub(s.Started) }
 
 // OK tells whether a person has nothing to mend.
 func (o Outcome) OK() bool { return !o.Stopped() && len(o.Problems) == 0 }

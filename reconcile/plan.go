@@ -39,7 +39,7 @@ func (d *Delivery) Look(ctx context.Context) Sight {
 }
 
 func (d *Delivery) look(ctx context.Context) (s Sight) {
-	s.Outcome = Outcome{Image: d.Image.Name, Target: d.Target}
+	s.Outcome = Outcome{Image: d.Image.Name, Target: d.Target, Source: d.SourceURL}
 	var err error
 	if s.Promoted, s.Choice, err = d.observe(ctx, &s.Outcome); err != nil {
 		s.Outcome = s.Outcome.failed("observe", err)

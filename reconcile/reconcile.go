@@ -62,6 +62,7 @@ type Fleet interface {
 type Delivery struct {
 	Image     fleet.Image
 	Target    string
+	Branch    string // of the target: what Flux applies
 	Rules     Rules
 	Query     source.Query // Base is filled from the ledger
 	SourceURL string
@@ -96,7 +97,7 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	if d.Suspended {
 		return d.suspended()
 	}
-	o := Outcome{Image: d.Image.Name, Target: d.Target}
+	o := Outcome{Image: d.Image.Name, Target: d.Target, Source: d.SourceURL}
 
 	// Observe: what was promoted, what is the newest commit that may be built?
 	// A crash here leaves nothing behind.
@@ -122,6 +123,9 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	if verdict.Action == Promote {
 		image, err := d.image(ctx, choice.Commit)
 		o.Notices = append(o.Notices, image.Notices...)
+		if !image.Started.IsZero() {
+			o.Build = &Span{image.Started, image.Finished}
+		}
 		if err != nil {
 			return o.failed("build", err)
 		}
@@ -137,12 +141,17 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 
 	// Promote: the point of no return. The ledger decides: a crash before the
 	// push leaves nothing, after it the next round finds the ledger's entry.
+	o.Promote = &Span{Started: time.Now()}
 	done, err := d.Fleet.Promote(ctx, bump)
+	o.Promote.Finished = time.Now()
 	if err != nil {
 		return o.failed("promote", err)
 	}
 	o = o.settled(verdict)
-	o.Bump = hash(done.Bump)
+	o.Bump, o.Behind = hash(done.Bump), len(choice.Refused)
+	if o.Branch = done.Branch; done.Branch == d.Branch {
+		o.Pushed = hash(done.Head)
+	}
 	for _, problem := range done.Problems {
 		if text := notice(problem); !slices.Contains(o.Problems, text) {
 			o.Problems = append(o.Problems, text)
@@ -184,6 +193,9 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	choice, err := d.Source.Choose(ctx, query)
 	if err != nil {
 		return promoted, choice, fmt.Errorf("source: %w", err)
+	}
+	if !query.Base.IsZero() {
+		o.Behind = len(choice.Commits) + choice.More + len(choice.Refused)
 	}
 	o.Head, o.Commit, o.Subject = hash(choice.Head.Hash), hash(choice.Commit.Hash), choice.Commit.Subject
 	for _, refusal := range choice.Refused {

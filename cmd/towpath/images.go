@@ -90,7 +90,7 @@ func (i *images) Build(ctx context.Context, order kaniko.Order) (kaniko.Result, 
 	began := time.Now()
 	built, err := i.builder.Run(ctx, job)
 	if err != nil {
-		return kaniko.Result{Notices: built.Warnings}, err
+		return kaniko.Result{Started: began, Finished: time.Now(), Notices: built.Warnings}, err
 	}
 	return kaniko.Result{
 		Image:   kaniko.Image{Repository: order.Destination.Repository, Digest: built.Digest, Size: built.Size},

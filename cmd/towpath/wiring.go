@@ -135,6 +135,7 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 	return &reconcile.Delivery{
 		Image:     fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest},
 		Target:    target.Name,
+		Branch:    target.Branch(),
 		Rules:     reconcile.Rules{Observe: image.Start == config.StartObserve, HoldAfterRevert: target.AfterRevert == config.RevertHold, Policy: policy.String()},
 		Query:     source.Query{Branch: image.Source.Branch, Watch: image.Source.Watch, Accept: accept},
 		SourceURL: image.Source.URL,

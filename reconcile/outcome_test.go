@@ -1,0 +1,100 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/source"
+	"towpath.dev/towpath/kaniko"
+)
+
+// aheadSource has three commits more than what was promoted.
+type aheadSource struct{}
+
+func (aheadSource) Choose(context.Context, source.Query) (source.Choice, error) {
+	head := gitops.Commit{Hash: gitops.Hash{4}}
+	return source.Choice{Head: head, Commit: head, Relation: gitops.Ahead, Commits: []gitops.Commit{head, {Hash: gitops.Hash{3}}}, More: 1}, nil
+}
+
+// openFleet promotes whatever it is given, to a branch.
+type openFleet struct {
+	Fleet
+	to string
+}
+
+func (openFleet) Promoted(context.Context, fleet.Image) (fleet.State, error) {
+	return fleet.State{Standing: fleet.Holds, Entry: &fleet.Entry{Source: gitops.Hash{1}}}, nil
+}
+
+func (f openFleet) Promote(context.Context, fleet.Bump) (fleet.Promotion, error) {
+	return fleet.Promotion{Bump: gitops.Hash{8}, Branch: f.to, Head: gitops.Hash{9}}, nil
+}
+
+// oneBuild has no image and builds one, or fails.
+type oneBuild struct {
+	Images
+	began time.Time
+	err   error
+}
+
+func (b oneBuild) Find(context.Context, kaniko.Order) (kaniko.Result, bool, error) {
+	return kaniko.Result{}, false, nil
+}
+
+func (b oneBuild) Build(context.Context, kaniko.Order) (kaniko.Result, error) {
+	return kaniko.Result{Started: b.began, Finished: b.began.Add(time.Minute)}, b.err
+}
+
+func (b oneBuild) Seal(_ context.Context, _ kaniko.Order, built kaniko.Result) (kaniko.Result, error) {
+	return built, nil
+}
+
+func (b oneBuild) Size(context.Context, string) (int64, error) { return 0, nil }
+
+func buildAndPromote(t *testing.T, images Images, branch string) Outcome {
+	t.Helper()
+	d := delivery("a", aheadSource{})
+	d.SourceURL, d.Branch = "https://git.example.com/a.git", "main"
+	d.Fleet, d.Images, d.Builds = openFleet{to: branch}, images, NewBuilds(1)
+	d.Order = func(gitops.Commit) (kaniko.Order, error) { return kaniko.Order{}, nil }
+	return d.Deliver(t.Context())
+}
+
+func TestOutcomeTellsWhatWasDoneAndHowLongItTook(t *testing.T) {
+	began := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	o := buildAndPromote(t, oneBuild{began: began}, "main")
+	switch {
+	case o.State != Promoted:
+		t.Fatalf("%s: %s", o.State, o.Reason)
+	case o.Build == nil || !o.Build.Started.Equal(began) || o.Build.Took() != time.Minute:
+		t.Errorf("the build: %v", o.Build)
+	case o.Promote == nil || o.Promote.Took() < 0:
+		t.Errorf("the promotion: %v", o.Promote)
+	case o.Behind != 0:
+		t.Errorf("%d behind although promoted", o.Behind)
+	case o.Source != "https://git.example.com/a.git":
+		t.Errorf("source %q", o.Source)
+	case o.Branch != "main" || o.Pushed != (gitops.Hash{9}).String():
+		t.Errorf("pushed %q to %q", o.Pushed, o.Branch)
+	}
+}
+
+func TestOutcomeOfAProposalIsNotPushedToWhatFluxApplies(t *testing.T) {
+	if o := buildAndPromote(t, oneBuild{began: time.Now()}, "towpath/a"); o.Branch != "towpath/a" || o.Pushed != "" {
+		t.Errorf("pushed %q to %q", o.Pushed, o.Branch)
+	}
+}
+
+func TestOutcomeOfAFailedBuildTellsHowLongItTook(t *testing.T) {
+	o := buildAndPromote(t, oneBuild{began: time.Now(), err: &kaniko.BuildError{Err: errors.New("exit status 1")}}, "main")
+	if o.State != Faulty || o.Build == nil || o.Build.Took() != time.Minute || o.Promote != nil {
+		t.Errorf("%s: build %v, promotion %v", o.State, o.Build, o.Promote)
+	}
+	if o.Behind != 3 {
+		t.Errorf("%d behind, of 3", o.Behind)
+	}
+}
