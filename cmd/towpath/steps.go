@@ -128,7 +128,8 @@ func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]str
 	defer remote.Close()
 	exported, err := source.Export(ctx, remote, commit, source.ExportOptions{
 		Dir: step.Context, Path: order.Path, Ref: order.Source.Ref,
-		Scratch: filepath.Dir(step.Context), // cleared with the build's directory, whatever becomes of this process
+		Scratch:  filepath.Dir(step.Context), // cleared with the build's directory, whatever becomes of this process
+		Progress: func(line string) { fmt.Fprintln(progress, line) },
 	})
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"sync"
 
@@ -206,7 +207,8 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 	}
 	repository, err := source.Open(source.Options{
 		URL: image.Source.URL, Remote: remote, MaxAge: cfg.Interval / 4,
-		Dir: filepath.Join(cfg.Cache, "sources", digestOf(name)),
+		Dir:      filepath.Join(cfg.Cache, "sources", digestOf(name)),
+		Progress: w.progressOf(path.Base(image.Source.URL)),
 	})
 	if err != nil {
 		return nil, "", cacheError(err)
@@ -249,8 +251,9 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 			}
 			return trust.OwnKeys(kind, keys)
 		},
-		MaxAge: cfg.Interval / 4,
-		Log:    w.log,
+		Progress: w.progressOf("target " + target.Name),
+		MaxAge:   cfg.Interval / 4,
+		Log:      w.log,
 	}
 	if push := target.Git.Push; push != nil {
 		options.PushBranch, options.Refspec, options.PushOptions = push.Branch, push.Refspec, push.Options
@@ -261,6 +264,14 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 	}
 	w.fleets[name] = open
 	return open, nil
+}
+
+// progressOf shows how a fetch goes that is about a repository.
+func (w *wiring) progressOf(what string) func(string) {
+	if w.progress == nil {
+		return nil
+	}
+	return func(line string) { w.progress(what + ": " + line) }
 }
 
 // cacheError says what to do about a cache that belongs to somebody else.

@@ -171,3 +171,30 @@ func TestReadingsAreShared(t *testing.T) {
 		t.Errorf("after our own promotion: %s", s.Standing)
 	}
 }
+
+// A daemon without a cache fetches branch and ledger together: apart, most of
+// the tree would come twice.
+func TestAColdStartFetchesOnce(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	f := y.fleet(forReview)
+	proposeSecond(y, f)
+	y.person("main", lab.Commit{Message: "meanwhile", Files: map[string]string{"x": "y"}})
+	cold := y.fleet(forReview)
+	y.faults.counts()
+	if w, err := cold.readings.get(t.Context(), cold); err != nil || w.head.String() != y.ref("main") {
+		t.Fatal(err)
+	}
+	if counts := y.faults.counts(); counts["fetch"] != 1 {
+		t.Errorf("a reading without an image: %v", counts)
+	}
+	cold = y.fleet(forReview)
+	cold.known.add(podinfo)
+	y.faults.counts()
+	if w, err := cold.readings.get(t.Context(), cold); err != nil || !cold.store.Has(w.refs[cold.ledgerRef("podinfo")]) {
+		t.Fatal(err)
+	}
+	if counts := y.faults.counts(); counts["fetch"] != 1 {
+		t.Errorf("with one whose ledger is elsewhere: %v", counts)
+	}
+}

@@ -70,6 +70,9 @@ type Options struct {
 
 	Remote *wire.Remote
 	Dir    string // of the bare copy: disposable, owned by this Fleet alone
+	// Progress takes how a long fetch goes, a clean line now and then; nil:
+	// nobody wants to know.
+	Progress func(string)
 	// Signer and Keys are asked anew whenever a key is needed, so that a
 	// rotated one is used.
 	Signer func() (*trust.Signer, error)
@@ -149,6 +152,7 @@ func Open(o Options) (*Fleet, error) {
 	if f.store, err = store.Open(o.Dir, o.Remote); err != nil {
 		return nil, fmt.Errorf("target %s: %w", o.Name, err)
 	}
+	f.store.Progress = o.Progress
 	f.scanner = newScanner()
 	f.history = newHistory(f.store, f.recordOf)
 	f.life, f.end = context.WithCancel(context.Background())

@@ -165,11 +165,12 @@ func (f *Fleet) fetchHead(ctx context.Context, w *world) error {
 	before := f.lastHead
 	grown := !before.IsZero() && f.store.Has(before)
 	if !f.store.Has(w.head) {
-		depth := 1
-		if grown {
-			depth = 0
+		wants, depth := []gitops.Hash{w.head}, 0
+		if !grown {
+			// All that is needed at once: most of it is the same trees.
+			wants, depth = append(wants, f.missing(w)...), 1
 		}
-		if err := f.store.Fetch(ctx, []gitops.Hash{w.head}, depth); err != nil {
+		if err := f.store.Fetch(ctx, wants, depth); err != nil {
 			return fmt.Errorf("branch %s: %w", f.Branch, err)
 		}
 	}
@@ -193,6 +194,19 @@ func (f *Fleet) fetchHead(ctx context.Context, w *world) error {
 // fetchLedgers brings the ledger and review commits of every image that was
 // asked about, in one request.
 func (f *Fleet) fetchLedgers(ctx context.Context, w *world) error {
+	missing := f.missing(w)
+	if len(missing) == 0 {
+		return nil
+	}
+	if err := f.store.Fetch(ctx, missing, 1); err != nil {
+		return fmt.Errorf("ledger: %w", err)
+	}
+	return nil
+}
+
+// missing lists the ledger and review commits that are not here yet, and notes
+// what the server's refs name.
+func (f *Fleet) missing(w *world) []gitops.Hash {
 	f.history.tips = []gitops.Hash{w.head}
 	var missing []gitops.Hash
 	want := func(ref string) {
@@ -211,13 +225,7 @@ func (f *Fleet) fetchLedgers(ctx context.Context, w *world) error {
 			want(f.reviewRef(image))
 		}
 	}
-	if len(missing) == 0 {
-		return nil
-	}
-	if err := f.store.Fetch(ctx, missing, 1); err != nil {
-		return fmt.Errorf("ledger: %w", err)
-	}
-	return nil
+	return missing
 }
 
 // atomic tells whether the server moves several refs together or not at all.

@@ -27,7 +27,10 @@ type ExportOptions struct {
 	Ref string
 	// Scratch is a directory for temporary files; "": the system's.
 	Scratch string
-	Limits  Limits
+	// Progress takes how a long fetch goes, a clean line now and then; nil:
+	// nobody wants to know.
+	Progress func(string)
+	Limits   Limits
 }
 
 // Limits bound what a commit may ask of the disk. Zero values stand for the
@@ -99,6 +102,7 @@ func Export(ctx context.Context, remote *wire.Remote, commit gitops.Hash, o Expo
 		return Exported{}, fmt.Errorf("export: %w", err)
 	}
 	defer s.Close()
+	s.Progress = o.Progress
 
 	exported, err := export(ctx, s, remote, commit, o)
 	if err != nil {

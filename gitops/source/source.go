@@ -35,6 +35,9 @@ type Options struct {
 	// Dir is a directory for a cache of this repository alone. It may be
 	// deleted between runs.
 	Dir string
+	// Progress takes how a long fetch goes, a clean line now and then; nil:
+	// nobody wants to know.
+	Progress func(string)
 	// MaxAge is how old a poll may be that Choose still uses; 0: 10 seconds.
 	MaxAge time.Duration
 }
@@ -69,6 +72,7 @@ func Open(o Options) (*Repository, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.Progress = o.Progress
 	r := &Repository{
 		url:     o.URL,
 		remote:  o.Remote,

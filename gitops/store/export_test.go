@@ -1,5 +1,7 @@
 package store
 
+import "time"
+
 // OpenFor opens a store over something else than a *wire.Remote.
 func OpenFor(dir string, f fetcher) (*Store, error) { return open(dir, f) }
 
@@ -9,3 +11,6 @@ func (s *Store) Rest() {
 	defer s.mu.Unlock()
 	s.rest()
 }
+
+// Pace is how long a fetch is silent between two lines of progress.
+func (s *Store) Pace(d time.Duration) { s.pace = d }

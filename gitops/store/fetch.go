@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/wire"
@@ -147,11 +148,13 @@ func (s *Store) fetch(ctx context.Context, tips []gitops.Hash, depth int) error 
 // exchange asks the server and takes what it sends. short says why what came
 // was not enough, and was not taken.
 func (s *Store) exchange(ctx context.Context, request wire.FetchRequest) (short, err error) {
+	told := &telling{say: s.Progress, every: s.pace, last: time.Now()}
+	request.Progress = told.server()
 	reply, err := s.remote.Fetch(ctx, request)
 	if err != nil {
 		return nil, err
 	}
-	in, err := receive(ctx, reply, s.temp())
+	in, err := receive(ctx, told.count(reply), s.temp())
 	closeErr := reply.Close()
 	if err != nil {
 		return nil, fmt.Errorf("receive pack: %w", vanished(err))

@@ -58,6 +58,11 @@ type fetcher interface {
 // fetches queue, reads go on meanwhile. Idle, it holds no file but its lock and
 // next to no memory.
 type Store struct {
+	// Progress takes how a fetch that lasts goes, a clean line now and then; nil:
+	// nobody wants to know. It is set before the first fetch.
+	Progress func(string)
+	pace     time.Duration // between its lines
+
 	home   string // where copies are, one for each store that has it open
 	remote fetcher
 
@@ -96,7 +101,7 @@ func open(dir string, remote fetcher) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{home: dir, dir: own, remote: remote, lock: lock}
+	s := &Store{pace: progressEvery, home: dir, dir: own, remote: remote, lock: lock}
 	if err := s.load(); err != nil {
 		lock.Close() // and with it the lock
 		return nil, fmt.Errorf("open cache: %w", err)
