@@ -58,6 +58,17 @@ func NewCA(t testing.TB) *CA {
 // results are what a secret's tls.crt and tls.key hold.
 func (ca *CA) Issue(t testing.TB, names ...string) (certPEM, keyPEM []byte) {
 	t.Helper()
+	return ca.issue(t, pkix.Name{CommonName: names[0]}, names)
+}
+
+// User makes a client certificate as Kubernetes reads it: of a user in groups.
+func (ca *CA) User(t testing.TB, user string, groups ...string) (certPEM, keyPEM []byte) {
+	t.Helper()
+	return ca.issue(t, pkix.Name{CommonName: user, Organization: groups}, nil)
+}
+
+func (ca *CA) issue(t testing.TB, subject pkix.Name, names []string) (certPEM, keyPEM []byte) {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +79,7 @@ func (ca *CA) Issue(t testing.TB, names ...string) (certPEM, keyPEM []byte) {
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		Subject:      pkix.Name{CommonName: names[0]},
+		Subject:      subject,
 		NotBefore:    time.Now().Add(-time.Hour),
 		NotAfter:     time.Now().Add(24 * time.Hour),
 		KeyUsage:     x509.KeyUsageDigitalSignature,

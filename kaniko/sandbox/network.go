@@ -18,8 +18,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-
-	"towpath.dev/towpath/kaniko/console"
 )
 
 // The build's end of slirp4netns: its addresses are slirp's defaults.
@@ -348,7 +346,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 func (b *bounded) quoted() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if text := console.Clean(b.text); text != "" {
+	if text := clean(b.text); text != "" {
 		return ": " + text
 	}
 	return ""
