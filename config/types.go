@@ -45,6 +45,10 @@ type Config struct {
 	GitOps []Target `json:"gitops"`
 	// Builder says how images are built.
 	Builder Builder `json:"builder"`
+	// Events are told to Flux's notification-controller.
+	Events Events `json:"events"`
+	// LeaderElection lets one of several copies in a cluster work.
+	LeaderElection LeaderElection `json:"leaderElection"`
 	// Defaults hold for every image, key by key: what an image says itself
 	// wins, maps are merged, lists are replaced. A name has no default.
 	Defaults Image `json:"defaults,omitzero"`

@@ -26,6 +26,7 @@ func (l *loader) validate() {
 		l.secretRef(at, c.Signing.Provenance.SecretRef, true)
 	}
 	l.builder(&c.Builder)
+	l.events(l.at("events.address"), c.Events.Address)
 	if len(c.GitOps) == 0 {
 		l.flag(l.at("gitops"), "is missing", "a target says where bumps are committed")
 	}

@@ -29,6 +29,7 @@ type row struct {
 	Problems []string        `json:"problems,omitempty"` // files of the GitOps repository that a person must mend
 	Notices  []string        `json:"notices,omitempty"`
 	Others   int             `json:"others,omitempty"` // markers in the target that belong to no image here
+	Applied  *applied        `json:"flux,omitempty"`   // what Flux has made of it; absent: it is not asked
 }
 
 func newStatus(g *globals) *cobra.Command {
@@ -48,8 +49,13 @@ nothing.`,
 			if err != nil {
 				return err
 			}
+			inCluster := g.fluxView(cfg)
 			rows := each(groups, func(d *reconcile.Delivery) row {
-				return rowOf(d.Look(cmd.Context()), newest(past, d.Image.Name, d.Target))
+				s := d.Look(cmd.Context())
+				r := rowOf(s, newest(past, d.Image.Name, d.Target))
+				r.Applied = inCluster.of(cmd.Context(), d, s.Promoted)
+				r.Notices = append(r.Notices, gone(cmd.Context(), d, s)...)
+				return r
 			})
 			return g.print(rows, func(out io.Writer) { printRows(out, rows, len(past) > 0) })
 		},
@@ -93,10 +99,10 @@ func printRows(out io.Writer, rows []row, past bool) {
 		return
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "IMAGE\tTARGET\tHEAD\tLAST GOOD\tBUILT\tPROMOTED\tBUMP\tSTATE\tAGE")
+	fmt.Fprintln(table, "IMAGE\tTARGET\tHEAD\tLAST GOOD\tBUILT\tPROMOTED\tBUMP\tSTATE\tAGE\tLIVE")
 	for _, r := range rows {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Image, r.Target, short(r.Head), short(r.LastGood), r.Built,
-			short(r.Promoted), short(r.Bump), r.State, age(r.Since))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Image, r.Target, short(r.Head), short(r.LastGood), r.Built,
+			short(r.Promoted), short(r.Bump), r.State, age(r.Since), r.Applied.column())
 	}
 	table.Flush()
 	for _, r := range rows {
@@ -116,6 +122,7 @@ func printRows(out io.Writer, rows []row, past bool) {
 		others[r.Target] = r.Others
 	}
 	printOthers(out, others)
+	printUnknown(out, rows)
 	if !past {
 		fmt.Fprintln(out, "no history here: no daemon has written to this cache")
 	}

@@ -34,6 +34,7 @@ type answer struct {
 	Problems []string            `json:"problems,omitempty"`
 	Notices  []string            `json:"notices,omitempty"`
 	History  []reconcile.Outcome `json:"history,omitempty"`
+	Applied  *applied            `json:"flux,omitempty"` // what Flux has made of it; absent: it is not asked
 	// What was asked about, where it is older than what the gates are about.
 	Promotions []promotion   `json:"promotions,omitempty"`
 	Commit     *sourceCommit `json:"commit,omitempty"`
@@ -69,6 +70,7 @@ func (g *globals) why(ctx context.Context, what string) error {
 		return err
 	}
 	named := cfg.Image(what) != nil
+	inCluster := g.fluxView(cfg)
 	answers := each(groups, func(d *reconcile.Delivery) *answer {
 		if named && d.Image.Name != what {
 			return nil
@@ -81,6 +83,10 @@ func (g *globals) why(ctx context.Context, what string) error {
 			}
 		}
 		a := answerOf(s, history)
+		if applied := inCluster.of(ctx, d, s.Promoted); applied != nil {
+			a.Gates, a.Applied = append(a.Gates, liveGate(applied)), applied
+		}
+		a.Notices = append(a.Notices, gone(ctx, d, s)...)
 		if !named {
 			if a.Promotions, a.Commit, a.err = pastOf(ctx, d, what); a.err == nil &&
 				!mentions(s.Outcome, what) && len(history) == 0 && len(a.Promotions) == 0 && a.Commit == nil {

@@ -10,12 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/console"
 	"towpath.dev/towpath/kaniko/executor"
 )
 
@@ -121,7 +121,7 @@ func (p *place) runContainer(ctx context.Context, out *output) (int, error) {
 		"run", "--keep", "--bundle", p.path("private", "bundle"), p.id)
 	cmd.Dir = p.path("private")
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH")}
-	stdout, stderr := &stream{output: out}, &stream{output: out, kaniko: true}
+	stdout, stderr := out.stream(false), out.stream(true)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	// Should we be killed, the runtime passes SIGTERM on to kaniko, which ends on
 	// it, and every process with it.
@@ -158,7 +158,7 @@ func runtimeError(path string) string {
 	for _, line := range bytes.Split(content, []byte("\n")) {
 		var entry struct{ Level, Msg string }
 		if json.Unmarshal(line, &entry) == nil && (entry.Level == "error" || entry.Level == "fatal") {
-			said = clean([]byte(entry.Msg))
+			said = console.Clean([]byte(entry.Msg))
 		}
 	}
 	return said
@@ -183,26 +183,15 @@ func judge(end ending, b *Builder, out *output) error {
 	case end.pressure.PidsMax > 0:
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
-	instruction, verdict := out.end()
-	if _, status, found := strings.Cut(verdict, "waiting for process to exit: "); found && instruction != "" {
-		return fault(fmt.Errorf("%s: %s", instruction, status))
+	err, isFault := out.judge(end.status)
+	switch {
+	case isFault:
+		return fault(err)
+	case console.Unreachable(err):
+		err = hinted{err, "a build reaches no private address: builder.sandbox.allow opens one, build.pull fetches base images beforehand"}
 	}
-	if machinery.MatchString(verdict) {
-		failure := fmt.Errorf("build: %s", verdict)
-		if strings.Contains(verdict, "no route to host") || strings.Contains(verdict, "host is unreachable") {
-			return hinted{failure, "a build reaches no private address: builder.sandbox.allow opens one, build.pull fetches base images beforehand"}
-		}
-		return failure
-	}
-	return fault(fmt.Errorf("kaniko ended with status %d", end.status))
+	return fmt.Errorf("build: %w", err)
 }
-
-// machinery matches kaniko's own last line when a registry or the network between
-// failed, or the runtime's where the executor is no program for this machine. A
-// RUN step that fails for want of network is not told from others.
-var machinery = regexp.MustCompile(`(?i)\bdial (tcp|udp)\b|i/o timeout|no such host|connection (refused|reset)|TLS handshake timeout|unexpected EOF|` +
-	`no route to host|network is unreachable|TOOMANYREQUESTS|UNAVAILABLE|unexpected status code (429|5\d\d)|no space left on device|` +
-	`^exec /kaniko/executor: `)
 
 // furnish puts into the box what a build may know of this machine.
 func furnish(p *place, allow reach) error {

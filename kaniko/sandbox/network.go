@@ -18,6 +18,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"towpath.dev/towpath/kaniko/console"
 )
 
 // The build's end of slirp4netns: its addresses are slirp's defaults.
@@ -346,7 +348,7 @@ func (b *bounded) Write(p []byte) (int, error) {
 func (b *bounded) quoted() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if text := clean(b.text); text != "" {
+	if text := console.Clean(b.text); text != "" {
 		return ": " + text
 	}
 	return ""

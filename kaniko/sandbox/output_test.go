@@ -6,47 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 
 	"towpath.dev/towpath/kaniko"
 )
-
-func TestClean(t *testing.T) {
-	t.Parallel()
-	for in, want := range map[string]string{
-		"plain":                                 "plain",
-		"\x1b[31mred\x1b[0m":                    "red",
-		"\x1b]0;title\x07text":                  "text",
-		"\x1b]8;;https://example.com\x1b\\x":    "x",
-		"a\tb\rc\x00\x7f\u0085d":                "a b cd",
-		"\u202ertl\u2028line":                   "rtlline",
-		"broken \xff\xfe":                       "broken ??",
-		"\x1b[31":                               "",
-		"\x1b":                                  "",
-		"  blanks  ":                            "blanks",
-		"\x1bPdevice control\x1b\\after \x1bcx": "after x",
-	} {
-		if got := clean([]byte(in)); got != want {
-			t.Errorf("%q: got %q, want %q", in, got, want)
-		}
-	}
-}
-
-func FuzzClean(f *testing.F) {
-	f.Add([]byte("\x1b[31mred\x1b]0;t\x07\xff"))
-	f.Fuzz(func(t *testing.T, line []byte) {
-		got := clean(line)
-		if !utf8.ValidString(got) || strings.ContainsFunc(got, func(r rune) bool { return unicode.Is(unicode.C, r) || r == '\u2028' || r == '\u2029' }) {
-			t.Errorf("%q became %q", line, got)
-		}
-		if again := clean([]byte(got)); again != got {
-			t.Errorf("%q becomes %q the second time", got, again)
-		}
-	})
-}
 
 func newOutput(t *testing.T) (*Builder, *output) {
 	t.Helper()
@@ -68,7 +32,7 @@ func TestOutputKeepsTheLastLines(t *testing.T) {
 	_, out := newOutput(t)
 	var progress []string
 	out.progress = func(line string) { progress = append(progress, line) }
-	stdout, stderr := &stream{output: out}, &stream{output: out, kaniko: true}
+	stdout, stderr := out.stream(false), out.stream(true)
 	for i := range 30 {
 		fmt.Fprintf(stdout, "line %d\n\n", i)
 	}
@@ -78,22 +42,21 @@ func TestOutputKeepsTheLastLines(t *testing.T) {
 	fmt.Fprintln(stdout, "line\x1b[1m with colour")
 	fmt.Fprint(stderr, "error building image: exit status 3")
 	stderr.flush()
-	fmt.Fprintln(stdout, strings.Repeat("ü", maxLine))
+	fmt.Fprintln(stdout, strings.Repeat("ü", 400))
 
 	want := []string{}
 	for i := 15; i < 30; i++ {
 		want = append(want, fmt.Sprintf("line %d", i))
 	}
-	want = append(want, `RUN make "all"   && true`, "warning: beware", "half a line with colour", "error building image: exit status 3", strings.Repeat("ü", maxLine/2)+"…")
+	want = append(want, `RUN make "all"   && true`, "warning: beware", "half a line with colour", "error building image: exit status 3", strings.Repeat("ü", 200)+"…")
 	if diff := cmp.Diff(want, out.lines()); diff != "" {
 		t.Errorf("last lines (-want +got):\n%s", diff)
 	}
 	if len(progress) != 35 {
 		t.Errorf("%d lines of progress, want 35", len(progress))
 	}
-	instruction, verdict := out.end()
-	if instruction != `RUN make "all"   && true` || verdict != "error building image: exit status 3" {
-		t.Errorf("ended at %q with %q", instruction, verdict)
+	if err, fault := out.judge(1); !fault || err.Error() != "kaniko ended with status 1" {
+		t.Errorf("judged as %v, %v", err, fault)
 	}
 }
 
@@ -101,7 +64,7 @@ func TestLogsAreBounded(t *testing.T) {
 	t.Parallel()
 	b, out := newOutput(t)
 	out.left = 100
-	s := &stream{output: out}
+	s := out.stream(false)
 	for range 100 {
 		fmt.Fprintln(s, "twenty bytes of text")
 	}

@@ -70,7 +70,7 @@ func (b *Builder) step(ctx context.Context, p *place, name string, order any, re
 	cmd := exec.Command(b.Self, name, "--order", path)
 	cmd.Dir = p.path("private")
 	cmd.Env = stepEnvironment(name, p.path("private", "tmp"))
-	printed := &stream{output: out}
+	printed := out.stream(false)
 	cmd.Stdout, cmd.Stderr = printed, printed
 	runErr := supervise(ctx, cmd, nil, unix.SIGKILL, func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) })
 	printed.flush()

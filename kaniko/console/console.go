@@ -1,0 +1,201 @@
+// Package console makes what a build prints fit to be shown and judged: lines
+// without terminal escapes, the last few of them, the instruction that kaniko
+// was at, and whether its last word tells of the machinery or of the build.
+//
+// All of it was written by somebody else. Whatever comes in, what comes out is
+// one line of printable text and bounded, and it is believed for nothing but to
+// tell a person what happened and whether to try again.
+package console
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+const (
+	tailSize = 20       // lines that are kept
+	maxLine  = 400      // bytes of one
+	maxRead  = 16 << 10 // bytes of a line that are looked at
+)
+
+// Tail is the end of what a build printed, on all its streams, in the order it
+// arrived. It is not safe for concurrent use.
+type Tail struct {
+	lines       []string
+	instruction string // of the Dockerfile, the last that kaniko has begun
+	verdict     string // the last line of kaniko's own stream
+}
+
+// Lines are the last lines.
+func (t *Tail) Lines() []string { return slices.Clone(t.lines) }
+
+// add keeps a line, and returns it as it is shown; empty: nothing to show.
+func (t *Tail) add(raw []byte, kaniko bool) string {
+	line := Clean(raw)
+	if line == "" {
+		return ""
+	}
+	if kaniko {
+		line = t.plainer(line)
+		t.verdict = line
+	}
+	line = Cut(line, maxLine)
+	if len(t.lines) == tailSize {
+		t.lines = append(t.lines[:0], t.lines[1:]...)
+	}
+	t.lines = append(t.lines, line)
+	return line
+}
+
+// Stream is one of the streams that a build prints to, with lines of its own.
+type Stream struct {
+	Tail   *Tail
+	Kaniko bool              // kaniko's own words come here
+	Line   func(line string) // called with each line, cleaned; may be nil
+
+	line []byte
+}
+
+// Write takes what a build printed. It never fails.
+func (s *Stream) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		line, after, ended := bytes.Cut(rest, []byte("\n"))
+		if room := maxRead - len(s.line); room > 0 {
+			s.line = append(s.line, line[:min(room, len(line))]...)
+		}
+		if !ended {
+			break
+		}
+		s.Flush()
+		rest = after
+	}
+	return len(p), nil
+}
+
+// Flush ends a line that has no end.
+func (s *Stream) Flush() {
+	line := s.Tail.add(s.line, s.Kaniko)
+	s.line = s.line[:0]
+	if line != "" && s.Line != nil {
+		s.Line(line)
+	}
+}
+
+var (
+	logLine     = regexp.MustCompile(`^time=\S+ level=(\w+) msg=(".*"|\S+)`)
+	instruction = regexp.MustCompile(`^(RUN|COPY|ADD|WORKDIR|USER|ENV|ARG|LABEL|VOLUME|EXPOSE|CMD|ENTRYPOINT|SHELL|STOPSIGNAL|HEALTHCHECK|ONBUILD) `)
+)
+
+// plainer takes kaniko's log format off a line.
+func (t *Tail) plainer(line string) string {
+	parts := logLine.FindStringSubmatch(line)
+	if parts == nil {
+		return line
+	}
+	message := parts[2]
+	if unquoted, err := strconv.Unquote(message); err == nil {
+		message = Clean([]byte(unquoted))
+	}
+	if parts[1] != "info" {
+		return parts[1] + ": " + message
+	}
+	if instruction.MatchString(message) {
+		t.instruction = Cut(message, maxLine/2)
+	}
+	return message
+}
+
+// machinery matches kaniko's own last line when a registry or the network between
+// failed, or the runtime's where the executor is no program for this machine. A
+// RUN step that fails for want of network is not told from others.
+var machinery = regexp.MustCompile(`(?i)\bdial (tcp|udp)\b|i/o timeout|no such host|connection (refused|reset)|TLS handshake timeout|unexpected EOF|` +
+	`no route to host|network is unreachable|TOOMANYREQUESTS|UNAVAILABLE|unexpected status code (429|5\d\d)|no space left on device|` +
+	`^exec /kaniko/executor: `)
+
+// Judge says why kaniko, which ended with a status other than 0, failed, and
+// whether the build is to blame: if not, the same build may do better later.
+func (t *Tail) Judge(status int) (err error, fault bool) {
+	if _, said, found := strings.Cut(t.verdict, "waiting for process to exit: "); found && t.instruction != "" {
+		return fmt.Errorf("%s: %s", t.instruction, said), true
+	}
+	if machinery.MatchString(t.verdict) {
+		return errors.New(t.verdict), false
+	}
+	return fmt.Errorf("kaniko ended with status %d", status), true
+}
+
+// Unreachable tells of an error of Judge that it was a private address, which
+// builds do not reach unless the config says so.
+func Unreachable(err error) bool {
+	return strings.Contains(err.Error(), "no route to host") || strings.Contains(err.Error(), "host is unreachable")
+}
+
+// Cut shortens a line to so many bytes, and says so.
+func Cut(line string, bytes int) string {
+	if len(line) <= bytes {
+		return line
+	}
+	for bytes > 0 && !utf8.RuneStart(line[bytes]) {
+		bytes--
+	}
+	return line[:bytes] + "…"
+}
+
+// Clean makes a line of somebody else's harmless on a terminal: no control or
+// format characters, no escape sequences, no broken UTF-8, no end of blanks.
+func Clean(line []byte) string {
+	var b strings.Builder
+	for i := 0; i < len(line); {
+		if line[i] == 0x1b {
+			i += escapeLength(line[i:])
+			continue
+		}
+		r, size := utf8.DecodeRune(line[i:])
+		i += size
+		switch {
+		case r == '\t', r == '\n', r == '\r':
+			b.WriteByte(' ')
+		case r == utf8.RuneError && size == 1:
+			b.WriteByte('?')
+		case unicode.Is(unicode.C, r), r == '\u2028', r == '\u2029':
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return strings.TrimSpace(b.String())
+}
+
+// escapeLength is how much of b an escape sequence takes (ECMA-48): CSI up to
+// its final byte, OSC and its kin up to BEL or ST, else two bytes.
+func escapeLength(b []byte) int {
+	if len(b) < 2 {
+		return len(b)
+	}
+	switch b[1] {
+	case '[':
+		for i := 2; i < len(b); i++ {
+			if b[i] >= 0x40 && b[i] <= 0x7e {
+				return i + 1
+			}
+		}
+		return len(b)
+	case ']', 'P', 'X', '^', '_':
+		for i := 2; i < len(b); i++ {
+			if b[i] == 0x07 {
+				return i + 1
+			}
+			if b[i] == 0x1b && i+1 < len(b) && b[i+1] == '\\' {
+				return i + 2
+			}
+		}
+		return len(b)
+	}
+	return 2
+}
