@@ -149,7 +149,7 @@ func unreachable(t *testing.T, w *lab.World, wrong map[string][]byte) []stranger
 		{name: "ssh-unknown-host", source: ssh.Door(w.Git, "apps/podinfo.git"), secret: unknown, says: []string{ssh.Addr, "not in known_hosts", "SHA256:"}, hints: "known_hosts"},
 		{name: "ssh-other-host", source: ssh.Door(w.Git, "apps/podinfo.git"), secret: mixedUp, says: []string{ssh.Addr, "another key", "SHA256:"}, hints: "in the middle"},
 		{name: "ssh-other-key", source: ssh.Door(w.Git, "apps/podinfo.git"), secret: stolen, says: []string{ssh.Addr, "does not accept"}, hints: "deploy key"},
-		{name: "registry-password", destination: secure.Repository("apps/wrong"), push: map[string][]byte{"username": wrong["username"], "password": wrong["password"], "ca.crt": secure.CA}, says: []string{secure.Host, "401"}, hints: "does not accept"},
+		{name: "registry-password", destination: secure.Repository("apps/wrong"), push: map[string][]byte{"username": wrong["username"], "password": wrong["password"], "ca.crt": secure.CA}, says: []string{secure.Host, "401"}, hints: "renew its username"},
 		{name: "registry-authority", destination: secure.Repository("apps/unknown"), push: wrong, says: []string{secure.Host, "unknown authority"}, hints: "ca.crt"},
 		{name: "registry-gone", destination: host(gone.URL) + "/apps/gone", push: wrong, says: []string{host(gone.URL), "connection refused"}, hints: "is the registry up"},
 		{name: "target-password", target: locked.RepoURL("fleet.git"), push: nil, secret: wrong, says: []string{host(locked.URL), "401"}, hints: "refused the credential"},

@@ -119,6 +119,10 @@ var machinery = regexp.MustCompile(`(?i)\bdial (tcp|udp)\b|i/o timeout|no such h
 	`no route to host|network is unreachable|TOOMANYREQUESTS|UNAVAILABLE|unexpected status code (429|5\d\d)|no space left on device|` +
 	`^exec /kaniko/executor: `)
 
+// denied matches kaniko's own last line when a registry would not give it a base
+// image: so it is until the config, or the Dockerfile, says otherwise.
+var denied = regexp.MustCompile(`\b(UNAUTHORIZED|DENIED): |unexpected status code 40[13]\b|server gave HTTP response to HTTPS client`)
+
 // Judge says why kaniko, which ended with a status other than 0, failed, and
 // whether the build is to blame: if not, the same build may do better later.
 func (t *Tail) Judge(status int) (err error, fault bool) {
@@ -128,13 +132,10 @@ func (t *Tail) Judge(status int) (err error, fault bool) {
 	if machinery.MatchString(t.verdict) {
 		return errors.New(t.verdict), false
 	}
+	if denied.MatchString(t.verdict) {
+		return errors.New(t.verdict), true
+	}
 	return fmt.Errorf("kaniko ended with status %d", status), true
-}
-
-// Unreachable tells of an error of Judge that it was a private address, which
-// builds do not reach unless the config says so.
-func Unreachable(err error) bool {
-	return strings.Contains(err.Error(), "no route to host") || strings.Contains(err.Error(), "host is unreachable")
 }
 
 // Cut shortens a line to so many bytes, and says so.

@@ -60,6 +60,7 @@ func TestJudge(t *testing.T) {
 		{`time=x level=fatal msg="build failed: dial tcp 10.0.0.1:443: i/o timeout"`, "fatal: build failed: dial tcp 10.0.0.1:443: i/o timeout", false},
 		{"GET https://registry.example.com/v2/: unexpected status code 503 Service Unavailable\n", "GET https://registry.example.com/v2/: unexpected status code 503 Service Unavailable", false},
 		{"exec /kaniko/executor: exec format error", "exec /kaniko/executor: exec format error", false},
+		{"GET https://registry.example.com/v2/a/manifests/1: UNAUTHORIZED: authentication required\n", "GET https://registry.example.com/v2/a/manifests/1: UNAUTHORIZED: authentication required", true},
 		{"dial tcp\nerror building image: no such file\n", "kaniko ended with status 7", true},
 		{"", "kaniko ended with status 7", true},
 	} {

@@ -153,21 +153,21 @@ func (c *Client) answered(e *Error, answer *transport.Error) {
 		}
 	}
 	e.Text = strings.Join(reasons, "; ")
-	with := "Docker's own configuration, no secret is named"
+	with, next := "Docker's own configuration, since no secret is named", "name one that holds username and password or .dockerconfigjson by secretRef beside the repository, or under credentials"
 	if c.options.Secret != nil {
-		with = fmt.Sprintf("the secret %q", c.options.SecretName)
+		with, next = fmt.Sprintf("the secret %q", c.options.SecretName), "renew its username and password, or its .dockerconfigjson, which must name this very host"
 	}
 	switch e.Status {
 	case http.StatusUnauthorized:
 		e.Err = ErrAuth
-		e.hint = fmt.Sprintf("%s does not accept us with %s", e.Host, with)
+		e.hint = fmt.Sprintf("%s does not accept us with %s: %s", e.Host, with, next)
 	case http.StatusForbidden:
 		e.Err = ErrAuth
-		e.hint = fmt.Sprintf("we are known with %s, but may not do this in %s", with, c.repo.RepositoryStr())
+		e.hint = fmt.Sprintf("we are known with %s, but may not do this in %s: give that account the right to pull and push there", with, c.repo.RepositoryStr())
 	case http.StatusNotFound:
 		e.Err = ErrNotFound
 		if e.has("NAME_UNKNOWN") {
-			e.hint = fmt.Sprintf("the repository %s may have to be created first", c.repo.RepositoryStr())
+			e.hint = fmt.Sprintf("the repository %s may have to be created first, at the registry", c.repo.RepositoryStr())
 		}
 	case http.StatusRequestEntityTooLarge:
 		e.hint = "the registry, or a proxy before it, limits the size of an upload"

@@ -184,11 +184,9 @@ func judge(end ending, b *Builder, out *output) error {
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
 	err, isFault := out.judge(end.status)
-	switch {
-	case isFault:
+	err = hinted{err, advice(err.Error())}
+	if isFault {
 		return fault(err)
-	case console.Unreachable(err):
-		err = hinted{err, "a build reaches no private address: builder.sandbox.allow opens one, build.pull fetches base images beforehand"}
 	}
 	return fmt.Errorf("build: %w", err)
 }

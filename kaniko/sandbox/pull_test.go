@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -52,6 +53,42 @@ func TestPullOverAllowedPort(t *testing.T) {
 		t.Error("the registry was not asked")
 	}
 	w.nothingLeft(t)
+}
+
+// TestBaseBehindCredential: a build has none, so the same commit fails again
+// until the config says otherwise, and the hint what.
+func TestBaseBehindCredential(t *testing.T) {
+	t.Parallel()
+	for status, body := range map[int]string{
+		http.StatusUnauthorized: `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`,
+		http.StatusForbidden:    "go away",
+	} {
+		listener, err := net.Listen("tcp", ownAddress(t)+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("WWW-Authenticate", `Basic realm="lab"`)
+			http.Error(w, body, status)
+		})}
+		go func() { _ = server.Serve(listener) }()
+		t.Cleanup(func() { server.Close() })
+
+		w := newWorld(t, nil)
+		w.builder.Allow = []string{listener.Addr().String()}
+		w.dockerfile(t, "FROM "+listener.Addr().String()+"/private/base:1\nRUN true\n")
+		job := w.job()
+		for insecure, hint := range map[bool]string{true: "build.pull.secretRef", false: "over HTTPS"} {
+			job.Order.Destination = kaniko.Destination{Repository: listener.Addr().String() + "/app", Insecure: insecure}
+			_, err = w.builder.Run(t.Context(), job)
+			var fault *kaniko.BuildError
+			var hinted interface{ Hint() string }
+			if !errors.As(err, &fault) || !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), hint) {
+				t.Errorf("%d: got %v, want the build's own fault with a hint of %s\n%s", status, err, hint, end(w.log(t)))
+			}
+		}
+		w.nothingLeft(t)
+	}
 }
 
 // TestBuildsWaitForEachOther: not more at once than Concurrency.

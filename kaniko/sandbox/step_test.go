@@ -87,21 +87,27 @@ func TestStepsSeeNoneOfOurSecrets(t *testing.T) {
 	}
 }
 
-// TestRegistryAway is the machinery's fault: kaniko's last line says so.
+// TestRegistryAway is the machinery's fault: kaniko's last line says so, and the
+// hint how a build comes by such a base image.
 func TestRegistryAway(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	w.dockerfile(t, "FROM 10.99.0.1:5000/private/base:1\nRUN true\n")
-	_, err := w.builder.Run(t.Context(), w.job())
-	var fault *kaniko.BuildError
-	if err == nil || errors.As(err, &fault) {
-		t.Fatalf("got %v, want the machinery's error\n%s", err, end(w.log(t)))
+	for host, hint := range map[string]string{
+		"10.99.0.1:5000": "builder.sandbox.allow",
+		"127.0.0.1:5000": "build.pull.allow",
+	} {
+		w := newWorld(t, nil)
+		w.dockerfile(t, "FROM "+host+"/private/base:1\nRUN true\n")
+		_, err := w.builder.Run(t.Context(), w.job())
+		var fault *kaniko.BuildError
+		if err == nil || errors.As(err, &fault) {
+			t.Fatalf("got %v, want the machinery's error\n%s", err, end(w.log(t)))
+		}
+		var hinted interface{ Hint() string }
+		if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), hint) {
+			t.Errorf("%v has no hint of %s", err, hint)
+		}
+		w.nothingLeft(t)
 	}
-	var hinted interface{ Hint() string }
-	if !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "builder.sandbox.allow") {
-		t.Errorf("%v has no hint to allow the address", err)
-	}
-	w.nothingLeft(t)
 }
 
 // TestExecutorOfAnotherMachine is no fault of the commit's.
