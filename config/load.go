@@ -83,7 +83,11 @@ func (l *loader) slurp(path string) ([]byte, bool) {
 	src, err := readFile(path, maxFile+1)
 	if err != nil {
 		l.report.files[path] = len(l.report.files)
-		l.report.add(place{file: path}, reason(err), "")
+		hint := ""
+		if errors.Is(err, fs.ErrPermission) {
+			hint = "let the user that runs towpath read it"
+		}
+		l.report.add(place{file: path}, reason(err), hint)
 		return nil, false
 	}
 	return src, true

@@ -31,6 +31,7 @@ type Secrets struct {
 type SecretError struct {
 	Secret string
 	Key    string // empty: the secret as a whole
+	Dir    string // where the secret is looked for
 	Err    error
 }
 
@@ -47,7 +48,7 @@ func (e *SecretError) Unwrap() error { return e.Err }
 func (e *SecretError) Hint() string {
 	switch {
 	case errors.Is(e.Err, fs.ErrNotExist):
-		return "make it: a directory of that name below the config's secrets directory, with a file per key"
+		return "make the directory " + e.Dir + " with a file per key; `towpath keygen` makes those that sign"
 	case errors.Is(e.Err, fs.ErrPermission):
 		return "let the user that runs towpath read it"
 	default:
@@ -82,7 +83,7 @@ func (s Secrets) Read(name string) (map[string][]byte, error) {
 		}
 		last = fmt.Errorf("changed %d times while it was read", tries)
 	}
-	return nil, &SecretError{Secret: name, Err: last}
+	return nil, &SecretError{Secret: name, Dir: s.Directory(name), Err: last}
 }
 
 // generation is a secret at one moment.

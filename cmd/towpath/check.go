@@ -18,6 +18,7 @@ import (
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/marker"
+	"towpath.dev/towpath/gitops/source"
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/kaniko/executor"
 	"towpath.dev/towpath/kaniko/seal"
@@ -234,7 +235,7 @@ func (c *checker) source(ctx context.Context, image *config.Image) finding {
 	}
 	head, ok := refs[ref]
 	if !ok {
-		return finding{subject, problem, fmt.Sprintf("%s has no branch %s", remote.URL(), image.Source.Branch), "name the branch in source.branch"}
+		return findingOf(subject, source.NoBranch(ctx, remote, image.Source.Branch))
 	}
 	return finding{subject, good, fmt.Sprintf("%s is at %s", image.Source.Branch, gitops.Short(head)), ""}
 }

@@ -54,6 +54,9 @@ func (k *keygen) run() error {
 	if k.email == "" {
 		return usageError{errors.New("--email is missing"), "give the address that bumps are committed as: towpath keygen --email towpath@example.com"}
 	}
+	if !strings.Contains(k.email, "@") {
+		return usageError{fmt.Errorf("--email %q is no e-mail address", k.email), "as in towpath@example.com"}
+	}
 	signing, provenance := filepath.Join(k.secrets, k.signing), filepath.Join(k.secrets, k.provenance)
 	for _, dir := range []string{signing, provenance} {
 		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {

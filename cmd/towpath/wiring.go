@@ -277,7 +277,7 @@ func (w *wiring) progressOf(what string) func(string) {
 // cacheError says what to do about a cache that belongs to somebody else.
 func cacheError(err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return hinted{err, "run every command as the user that made the cache, or name another directory as cache in the config"}
+		return hinted{err, "run every command as the one user who may write there (builds need root), or name another directory as cache in the config"}
 	}
 	return err
 }

@@ -177,7 +177,7 @@ func (r *Repository) tip(ctx context.Context, branch string) (gitops.Hash, error
 	}
 	tip, ok := p.tips[branch]
 	if !ok {
-		return gitops.Hash{}, r.noBranch(ctx, branch)
+		return gitops.Hash{}, NoBranch(ctx, r.remote, branch)
 	}
 	return tip, nil
 }
@@ -212,14 +212,16 @@ func (e *BranchError) Hint() string {
 
 // noBranch makes the error for a missing branch. What it cannot find out for
 // the hint it leaves out.
-func (r *Repository) noBranch(ctx context.Context, branch string) error {
-	e := &BranchError{URL: r.url, Branch: branch}
+// NoBranch is the error for a branch that a repository has not; it asks for
+// those that are often meant.
+func NoBranch(ctx context.Context, remote *wire.Remote, branch string) *BranchError {
+	e := &BranchError{URL: remote.URL(), Branch: branch}
 	usual := []string{"main", "master", "trunk", "develop"}
 	var refs []string
 	for _, name := range usual {
 		refs = append(refs, branchRef(name))
 	}
-	found, err := r.remote.Refs(ctx, refs...)
+	found, err := remote.Refs(ctx, refs...)
 	if err != nil {
 		return e
 	}

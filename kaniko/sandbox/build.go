@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -136,7 +137,11 @@ func (p *place) runContainer(ctx context.Context, out *output) (int, error) {
 	case err == nil:
 		return 0, nil
 	case !errors.As(err, &exit):
-		return 0, fmt.Errorf("run the container runtime: %w", err)
+		failure := fmt.Errorf("run the container runtime: %w", err)
+		if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			failure = hinted{failure, runtimeHint}
+		}
+		return 0, failure
 	}
 	if said := runtimeError(log); said != "" {
 		return 0, fmt.Errorf("%s: %s", p.runtime, said)

@@ -13,6 +13,12 @@ import (
 	"towpath.dev/towpath/kaniko/executor"
 )
 
+// What to do about programs that are missing.
+const (
+	runtimeHint = "install runc (on Debian: apt-get install runc), or name another OCI runtime in builder.sandbox.runtime"
+	slirpHint   = "install slirp4netns (on Debian: apt-get install slirp4netns)"
+)
+
 var errNotRoot = hinted{
 	errors.New("the sandbox needs root: it maps a range of user ids, makes a network namespace and sets limits"),
 	"run towpath as root or with sudo",
@@ -33,8 +39,8 @@ func (b *Builder) Check(ctx context.Context) []error {
 		problems = append(problems, err)
 	}
 	for _, tool := range []struct{ path, hint string }{
-		{b.runtime(), "apt-get install runc"},
-		{b.slirp(), "apt-get install slirp4netns"},
+		{b.runtime(), runtimeHint},
+		{b.slirp(), slirpHint},
 	} {
 		if _, err := exec.LookPath(tool.path); err != nil {
 			found(fmt.Errorf("%s is missing", tool.path), tool.hint)

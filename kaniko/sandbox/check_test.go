@@ -27,7 +27,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 		all = append(all, text)
 	}
 	for _, want := range []string{
-		"no-such-runc is missing | apt-get install runc", "no-such-slirp4netns is missing | apt-get install slirp4netns", "kaniko executor: ", "which runs the steps",
+		"no-such-runc is missing | install runc", "no-such-slirp4netns is missing | install slirp4netns", "kaniko executor: ", "which runs the steps",
 		"ids from 1000", "loopback of its own",
 	} {
 		if !strings.Contains(strings.Join(all, "\n"), want) {

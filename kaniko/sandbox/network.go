@@ -141,7 +141,7 @@ func slirpPath(slirp string) (string, error) {
 		path, err = filepath.Abs(path)
 	}
 	if err != nil {
-		return "", fmt.Errorf("find slirp4netns: %w", err)
+		return "", hinted{fmt.Errorf("find slirp4netns: %w", err), slirpHint}
 	}
 	return path, nil
 }
