@@ -23,8 +23,8 @@ type Config struct {
 	// have a file. Names that begin with a dot are passed over.
 	Include []string `json:"include,omitempty"`
 	// Interval is the time between two polls of a source. Each is jittered by
-	// a tenth; errors back off to 15 intervals, 15 minutes at most. 1s to 24h;
-	// default 1m.
+	// a tenth; errors back off to 15 intervals, 15 minutes at most, and less
+	// once the same host has answered somebody else. 1s to 24h; default 1m.
 	Interval time.Duration `json:"interval"`
 	// Suspend is the brake: nothing is built or promoted.
 	Suspend bool `json:"suspend"`

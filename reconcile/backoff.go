@@ -34,9 +34,15 @@ func backOff(failures int, interval time.Duration, err error) time.Duration {
 		wait = min(first<<max(failures-1, 0), longest)
 	}
 	wait = jittered(wait)
+	return max(wait, retryAfter(err))
+}
+
+// retryAfter is how long the other side asks to be left alone; 0: it does not
+// say.
+func retryAfter(err error) time.Duration {
 	var asked interface{ RetryAfter() time.Duration }
 	if errors.As(err, &asked) {
-		wait = max(wait, asked.RetryAfter())
+		return asked.RetryAfter()
 	}
-	return wait
+	return 0
 }

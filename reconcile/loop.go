@@ -20,6 +20,8 @@ type Group struct {
 type Loop struct {
 	Report  func(Outcome) // called for every outcome, one at a time
 	reports sync.Mutex
+
+	recovered recoveries
 }
 
 // rounds is how often Once decides anew where another copy of Towpath was
@@ -80,11 +82,6 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 		slot    int
 		outcome Outcome
 	}
-	type turn struct {
-		next     time.Time
-		busy     bool
-		failures int
-	}
 	turns := make([]turn, len(group.Deliveries))
 	finished := make(chan result)
 	inFlight := 0
@@ -103,12 +100,14 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 			l.report(done.outcome)
 			t := &turns[done.slot]
 			t.busy, t.next = false, poll
-			if done.outcome.Class == Retry {
-				t.failures++
-				t.next = time.Now().Add(backOff(t.failures, group.Interval, done.outcome.Err))
-			} else {
+			switch {
+			case done.outcome.Class == Retry:
+				t.failed(done.outcome, group.Interval)
+			case t.failures > 0:
 				t.failures = 0
+				l.recovered.tell(group.Deliveries[done.slot].Hosts)
 			}
+		case <-l.recovered.next():
 		case <-timer.C:
 		}
 
@@ -119,6 +118,9 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 		wake := poll
 		for i := range turns {
 			t := &turns[i]
+			if !t.busy && t.failures > 0 && !t.woken && l.recovered.since(group.Deliveries[i].Hosts, t.tried) {
+				t.cutShort(group.Interval)
+			}
 			switch {
 			case t.busy:
 			case now.Before(t.next):

@@ -68,6 +68,9 @@ type Delivery struct {
 	SourceURL string
 	SourceRef string
 	Suspended bool
+	// Hosts are those that the delivery needs: when one of them is reached
+	// again after an outage, it does not wait out its back-off.
+	Hosts []string
 	// Order says what to build for a commit.
 	Order func(gitops.Commit) (kaniko.Order, error)
 	// Current tells whether the config still says what this delivery was made

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"towpath.dev/towpath/config"
@@ -142,6 +143,7 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 		SourceURL: image.Source.URL,
 		SourceRef: "refs/heads/" + image.Source.Branch,
 		Suspended: image.Suspended(cfg),
+		Hosts:     hosts(image, target),
 		Order: func(commit gitops.Commit) (kaniko.Order, error) {
 			return order(builder, cfg.Builder.Kaniko.Args, image, commit)
 		},
@@ -151,6 +153,18 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 		Builds:  w.builds,
 		Fleet:   gitopsTarget,
 	}, nil
+}
+
+// hosts are those that an image on its way to a target needs, each once.
+func hosts(image *config.Image, target *config.Target) []string {
+	all := []string{kaniko.Destination{Repository: image.Destination.Repository}.Host()}
+	for _, address := range []string{image.Source.URL, target.URL} {
+		if parsed, err := gitURL(address); err == nil {
+			all = append(all, parsed.Host)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // current tells whether the newest config says the same about an image.
