@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Order is everything that one build of one image depends on. It holds no
@@ -115,6 +116,7 @@ type Result struct {
 	Image
 	Started  time.Time // of the build; zero where the image was found
 	Finished time.Time
+	Run      string   // names the run of the build where it has a name: a Job and its UID
 	Notices  []string // what a person should know: warnings of the Dockerfile, somebody else's image under our tag
 }
 
@@ -126,7 +128,8 @@ type Fetch struct {
 	Bases      string `json:"bases"`                // directory for base images pulled by digest: kaniko's --cache-dir
 	GitSecret  string `json:"gitSecret,omitempty"`  // directory of the git credential: a file per key
 	PullSecret string `json:"pullSecret,omitempty"` // directory of the base images' credential
-	Report     string `json:"report"`               // file that the step writes its Report to
+	Network    string `json:"network,omitempty"`    // directory for copies of the files that say how names are looked up; empty: none are made
+	Reporting
 }
 
 // Publish is what the last step of a build is told, as JSON in a file. The
@@ -135,17 +138,54 @@ type Publish struct {
 	Order  Order  `json:"order"`
 	Layout string `json:"layout"`           // directory of the OCI layout, written by the build: hostile
 	Secret string `json:"secret,omitempty"` // directory of the registry credential
-	Report string `json:"report"`           // file that the step writes its Report to
+	Reporting
+}
+
+// Reporting says where a step writes its Report, as JSON.
+type Reporting struct {
+	Report      string `json:"report"`                // file
+	ReportLimit int    `json:"reportLimit,omitempty"` // bytes that a reader takes; 0: no limit
 }
 
 // Report is what a step says at its end.
 type Report struct {
+	Order    string   `json:"order,omitempty"`    // digest of the order's file that it carried out, sha256:<hex>
 	Digest   string   `json:"digest,omitempty"`   // publish: of the manifest it pushed, sha256:<hex>
 	Size     int64    `json:"size,omitempty"`     // publish: compressed bytes
 	Warnings []string `json:"warnings,omitempty"` // fetch: of the Dockerfile
 	Error    string   `json:"error,omitempty"`    // why it failed, without secrets
 	Hint     string   `json:"hint,omitempty"`     // what a person can do about it
 	Fault    bool     `json:"fault,omitempty"`    // the failure is the commit's own: the same commit fails again
+}
+
+// Encode is the report as JSON of at most limit bytes (0: of any size; at least
+// 1024). What does not fit is cut from the words, never from the digests.
+func (r Report) Encode(limit int) ([]byte, error) {
+	for {
+		encoded, err := json.Marshal(r)
+		over := len(encoded) - limit
+		if err != nil || limit == 0 || over <= 0 {
+			return encoded, err
+		}
+		longest := &r.Error
+		if len(r.Hint) > len(r.Error) {
+			longest = &r.Hint
+		}
+		switch {
+		case len(r.Warnings) > 0:
+			r.Warnings = r.Warnings[:len(r.Warnings)-1]
+		case *longest == "":
+			return nil, fmt.Errorf("a report of %d bytes cannot be cut to %d", len(encoded), limit)
+		default:
+			// JSON writes a byte as six at most, so this takes some rounds and cuts no
+			// more than it must.
+			keep := max(len(*longest)-max(over/6, 16), 0)
+			for keep > 0 && !utf8.RuneStart((*longest)[keep]) {
+				keep--
+			}
+			*longest = (*longest)[:keep]
+		}
+	}
 }
 
 // BuildError is a build that failed by its own fault: the same commit with the

@@ -1,6 +1,7 @@
 package kaniko_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -72,5 +73,41 @@ func TestKeyOfTheFirstVersion(t *testing.T) {
 	order := kaniko.Order{Source: kaniko.Source{URL: "u", Commit: "c"}, Path: ".", Dockerfile: "Dockerfile", Platform: "linux/amd64", Executor: "e", Policy: "p"}
 	if order.Key() == sealed {
 		t.Error("an image of the first version would be adopted")
+	}
+}
+
+// TestReportIsCut: a report fits where its reader takes so many bytes, however
+// much of it JSON escapes, and still says what was pushed.
+func TestReportIsCut(t *testing.T) {
+	t.Parallel()
+	digest, order := "sha256:"+strings.Repeat("a", 64), "sha256:"+strings.Repeat("b", 64)
+	for name, report := range map[string]kaniko.Report{
+		"short":    {Error: "no"},
+		"error":    {Error: strings.Repeat("x", 10_000), Hint: "mend it"},
+		"escaped":  {Error: strings.Repeat("\x00\"ü", 5_000), Hint: strings.Repeat("<&>", 3_000)},
+		"warnings": {Warnings: []string{strings.Repeat("w", 3_000), strings.Repeat("v", 3_000)}, Size: 1 << 40},
+	} {
+		report.Digest, report.Order, report.Fault = digest, order, true
+		encoded, err := report.Encode(4096)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var read kaniko.Report
+		if err := json.Unmarshal(encoded, &read); err != nil || len(encoded) > 4096 {
+			t.Errorf("%s: %d bytes, %v", name, len(encoded), err)
+		}
+		if read.Digest != digest || read.Order != order || !read.Fault || read.Size != report.Size {
+			t.Errorf("%s: became %+v", name, read)
+		}
+		if !strings.HasPrefix(report.Error, read.Error) || (report.Error != "" && read.Error == "") {
+			t.Errorf("%s: the error became %q", name, read.Error)
+		}
+		if whole, err := report.Encode(0); err != nil || len(whole) < len(encoded) {
+			t.Errorf("%s: without a limit: %d bytes, %v", name, len(whole), err)
+		}
+	}
+	if encoded, err := (kaniko.Report{Digest: strings.Repeat("a", 5000)}).Encode(4096); err == nil {
+		t.Errorf("%d bytes of a digest were cut to %d", 5000, len(encoded))
 	}
 }

@@ -189,7 +189,7 @@ func judge(end ending, b *Builder, out *output) error {
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
 	err, isFault := out.judge(end.status)
-	err = hinted{err, advice(err.Error())}
+	err = hinted{err, console.Advice(err.Error(), "builder.sandbox.allow")}
 	if isFault {
 		return fault(err)
 	}

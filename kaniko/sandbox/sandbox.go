@@ -151,7 +151,7 @@ func (b *Builder) fetch(ctx context.Context, p *place, job Job, out *output) (ka
 		Bases:      p.path("box", "bases"),
 		GitSecret:  job.GitSecret,
 		PullSecret: job.PullSecret,
-		Report:     p.path("private", "fetched.json"),
+		Reporting:  kaniko.Reporting{Report: p.path("private", "fetched.json")},
 	}
 	return b.step(ctx, p, "fetch", order, order.Report, out)
 }
@@ -161,10 +161,10 @@ func (b *Builder) publish(ctx context.Context, p *place, job Job, out *output) (
 	ctx, cancel := context.WithTimeoutCause(ctx, b.timeout(), fmt.Errorf("not done within %s", b.timeout()))
 	defer cancel()
 	order := kaniko.Publish{
-		Order:  job.Order,
-		Layout: p.path("box", "out", "image"),
-		Secret: job.PushSecret,
-		Report: p.path("private", "published.json"),
+		Order:     job.Order,
+		Layout:    p.path("box", "out", "image"),
+		Secret:    job.PushSecret,
+		Reporting: kaniko.Reporting{Report: p.path("private", "published.json")},
 	}
 	report, err := b.step(ctx, p, "publish", order, order.Report, out)
 	if err == nil && !strings.HasPrefix(report.Digest, "sha256:") {

@@ -1,4 +1,4 @@
-package sandbox
+package console
 
 import "regexp"
 
@@ -12,14 +12,15 @@ var (
 	unauthorised = regexp.MustCompile(`\b(UNAUTHORIZED|DENIED): |unexpected status code 40[13]\b`)
 )
 
-// advice is what a person can do about kaniko's last line; empty: unknown.
-func advice(verdict string) string {
+// Advice is what a person can do about kaniko's last line; empty: unknown. opener
+// is the setting that lets builds reach a private address.
+func Advice(verdict, opener string) string {
 	const beforehand = "an image that build.pull.allow lists, pinned by digest in the Dockerfile, is fetched before the build"
 	switch {
 	case onLoopback.MatchString(verdict):
 		return "a build has a loopback of its own and does not reach this machine's: " + beforehand
 	case unreachable.MatchString(verdict):
-		return "a build reaches no private address: builder.sandbox.allow opens one; or " + beforehand
+		return "a build reaches no private address: " + opener + " opens one; or " + beforehand
 	case unauthorised.MatchString(verdict):
 		return "a build holds no credential: " + beforehand + ", with the credential of build.pull.secretRef"
 	case plainHTTP.MatchString(verdict):

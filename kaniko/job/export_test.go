@@ -1,0 +1,7 @@
+package job
+
+// What the tests look at from outside.
+var (
+	JobDiffers = jobDiffers
+	PodDiffers = podDiffers
+)
