@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 const (
 	maxDepth  = 100     // directories inside each other
 	maxMarked = 50_000  // marked files in one tree
+	maxWeight = 1 << 21 // of what is parsed of one tree (marker.Weight): ten thousand large manifests
 	maxMemory = 300_000 // remembered blobs and trees, before all is forgotten
 	maxViews  = 64      // remembered whole trees
 )
@@ -31,6 +33,7 @@ type scanner struct {
 	blobs map[gitops.Hash]*blobScan // nil: mentions no marker
 	trees map[gitops.Hash]*treeScan
 	views map[viewKey]*view
+	limit int // of weight: maxWeight
 }
 
 type viewKey struct {
@@ -47,6 +50,7 @@ type reader interface {
 
 func newScanner() *scanner {
 	return &scanner{
+		limit: maxWeight,
 		blobs: map[gitops.Hash]*blobScan{},
 		trees: map[gitops.Hash]*treeScan{},
 		views: map[viewKey]*view{},
@@ -63,7 +67,11 @@ type view struct {
 
 // blobScan is what one file says in markers, wherever it lies.
 type blobScan struct {
-	sites []marker.Site
+	sites  []marker.Site
+	src    []byte // not parsed yet; nil: read it again
+	weight int    // of parsing it
+	parsed bool
+
 	// file tells of problems; nil: it has none. A parsed file is large, and most
 	// of those that are remembered are long past. One that does not parse has no
 	// sites, and says in its problems whom that concerns.
@@ -91,7 +99,9 @@ func (s *scanner) view(ctx context.Context, r reader, root gitops.Hash, dir []st
 		return v, true, nil
 	}
 	if len(s.blobs)+len(s.trees) > maxMemory {
-		*s = *newScanner()
+		clear(s.blobs)
+		clear(s.trees)
+		clear(s.views)
 	}
 	top, err := resolve(r, root, dir)
 	if err != nil || top.Hash.IsZero() {
@@ -128,9 +138,14 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 		files: map[string]gitops.Hash{},
 		scans: map[string]*blobScan{},
 	}
-	for _, n := range scan.marked {
+	light, heavy := s.weigh(scan.marked)
+	for _, n := range heavy {
+		s.blobs[n.hash].src = nil
+		v.notes = append(v.notes, Problem{File: path.Join(prefix, n.name), Text: "left alone: the files with markers are too much YAML altogether, and this is one of the largest"})
+	}
+	for _, n := range light {
 		file := path.Join(prefix, n.name)
-		b, err := s.blob(r, n.hash)
+		b, err := s.parse(r, n.hash)
 		if err != nil {
 			return nil, err
 		}
@@ -147,6 +162,40 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 		v.notes = append(v.notes, p)
 	}
 	return v, nil
+}
+
+// weigh parts the files that are parsed from those that are left alone so that a
+// tree costs seconds at most, whoever made it: the largest. It goes by the tree
+// alone, so that every copy of Towpath leaves the same ones.
+func (s *scanner) weigh(marked []node) (light, heavy []node) {
+	weights, total := map[gitops.Hash]int{}, 0
+	for _, n := range marked {
+		if _, counted := weights[n.hash]; !counted {
+			weights[n.hash] = s.blobs[n.hash].weight
+			total += weights[n.hash]
+		}
+	}
+	if total <= s.limit {
+		return marked, nil
+	}
+	largest := slices.SortedFunc(maps.Keys(weights), func(a, b gitops.Hash) int {
+		return cmp.Or(weights[b]-weights[a], bytes.Compare(a[:], b[:]))
+	})
+	for _, h := range largest {
+		if total <= s.limit {
+			break
+		}
+		total -= weights[h]
+		delete(weights, h)
+	}
+	for _, n := range marked {
+		if _, small := weights[n.hash]; small {
+			light = append(light, n)
+		} else {
+			heavy = append(heavy, n)
+		}
+	}
+	return light, heavy
 }
 
 // readAhead reads the files of a tree that were never seen, all at once: the
@@ -253,7 +302,7 @@ func (s *scanner) entry(r reader, t *treeScan, e store.Entry, depth int) error {
 	return nil // submodules and what git does not know are not ours to enter
 }
 
-// blob scans one file's content; nil: it mentions no marker.
+// blob screens one file's content; nil: it mentions no marker.
 func (s *scanner) blob(r reader, h gitops.Hash) (*blobScan, error) {
 	if b, ok := s.blobs[h]; ok {
 		return b, nil
@@ -268,14 +317,30 @@ func (s *scanner) blob(r reader, h gitops.Hash) (*blobScan, error) {
 func (s *scanner) read(h gitops.Hash, src []byte) *blobScan {
 	var b *blobScan
 	if marker.Mentions(src) {
-		file, _ := marker.Parse(src) // the error is among the problems of those it concerns
-		b = &blobScan{sites: file.Sites()}
-		if anybody := func(marker.Policy) bool { return true }; len(file.Problems(anybody)) > 0 {
-			b.file = file
-		}
+		b = &blobScan{src: src, weight: marker.Weight(src)}
 	}
 	s.blobs[h] = b
 	return b
+}
+
+// parse reads the markers of a file; nil: it mentions none.
+func (s *scanner) parse(r reader, h gitops.Hash) (*blobScan, error) {
+	b, err := s.blob(r, h)
+	if err != nil || b == nil || b.parsed {
+		return b, err
+	}
+	src := b.src
+	if src == nil {
+		if src, err = r.Blob(h); err != nil {
+			return nil, err
+		}
+	}
+	file, _ := marker.Parse(src) // the error is among the problems of those it concerns
+	b.sites, b.src, b.parsed = file.Sites(), nil, true
+	if anybody := func(marker.Policy) bool { return true }; len(file.Problems(anybody)) > 0 {
+		b.file = file
+	}
+	return b, nil
 }
 
 // value is what one marker holds in a tree of the past. found is false where
@@ -289,7 +354,7 @@ func (s *scanner) value(r reader, root gitops.Hash, p place) (value string, foun
 	if err != nil || e.Kind() != store.ModeFile && e.Kind() != store.ModeExecutable {
 		return "", false, err
 	}
-	b, err := s.blob(r, e.Hash)
+	b, err := s.parse(r, e.Hash)
 	if err != nil || b == nil {
 		return "", false, err
 	}

@@ -22,6 +22,7 @@ func TestLimits(t *testing.T) {
 		"any depth":   {"a: x" + mark + "b: " + strings.Repeat("[", 20000), "line 2: no YAML: exceeded max depth of 10000"},
 		"items":       {"a: x" + mark + "b: [" + strings.Repeat("x,", 1<<20) + "]", "more than 524288 entries"},
 		"documents":   {"a: x" + mark + strings.Repeat("---\n", 1<<19), "more than 524288 entries"},
+		"markers":     {strings.Repeat("- x"+mark, marker.MaxMentions+1), "more than 8192 markers"},
 		"UTF-16":      {"\xff\xfea\x00:\x00 \x00x\x00", "in UTF-16"},
 	} {
 		t.Run(name, func(t *testing.T) {

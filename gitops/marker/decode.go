@@ -17,10 +17,28 @@ import (
 // What a file may be. A manifest that people write is far below; the YAML
 // library needs some hundred bytes of memory for each node of a hostile one.
 const (
-	MaxSize    = 4 << 20 // bytes
-	MaxEntries = 1 << 19 // of mappings, lists and the stream; counted generously, inside of texts too
-	MaxDepth   = 200     // mappings and lists inside each other
+	MaxSize     = 4 << 20 // bytes
+	MaxEntries  = 1 << 19 // of mappings, lists and the stream; counted generously, inside of texts too
+	MaxMentions = 1 << 13 // of the word that makes a comment a marker
+	MaxDepth    = 200     // mappings and lists inside each other
 )
+
+// Weight is about how much work it is to parse a file, in entries; a file of
+// MaxEntries takes seconds. One that is refused at sight has none.
+func Weight(src []byte) int {
+	if checkLimits(src) != nil {
+		return 0
+	}
+	return countEntries(src) + len(src)/64
+}
+
+func countEntries(src []byte) int {
+	entries := 0
+	for _, sign := range []string{",", ":", "?", "[", "{", "- ", "-\t", "-\n", "-\r"} {
+		entries += bytes.Count(src, []byte(sign))
+	}
+	return entries
+}
 
 // checkLimits looks at a file before anything is done in proportion to it.
 func checkLimits(src []byte) *Error {
@@ -30,12 +48,11 @@ func checkLimits(src []byte) *Error {
 	if bytes.HasPrefix(src, []byte{0xFF, 0xFE}) || bytes.HasPrefix(src, []byte{0xFE, 0xFF}) {
 		return &Error{Reason: "in UTF-16", hint: "store it as UTF-8"}
 	}
-	entries := 0
-	for _, sign := range []string{",", ":", "?", "[", "{", "- ", "-\t", "-\n", "-\r"} {
-		entries += bytes.Count(src, []byte(sign))
-	}
-	if entries > MaxEntries {
+	if countEntries(src) > MaxEntries {
 		return &Error{Reason: fmt.Sprintf("more than %d entries", MaxEntries)}
+	}
+	if bytes.Count(src, []byte("$image")) > MaxMentions {
+		return &Error{Reason: fmt.Sprintf("more than %d markers", MaxMentions)}
 	}
 	return nil
 }

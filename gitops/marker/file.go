@@ -38,7 +38,7 @@ type suspect struct {
 // Parse reads a file of any number of YAML documents and finds its markers. It
 // keeps src, which must not change afterwards.
 //
-// A file that is no YAML, or beyond MaxSize, MaxEntries or MaxDepth, is an *Error. Even
+// A file that is no YAML, or beyond MaxSize, MaxEntries, MaxMentions or MaxDepth, is an *Error. Even
 // then the File that is returned serves for Problems, which says whether the
 // broken file concerns anybody.
 func Parse(src []byte) (*File, error) {

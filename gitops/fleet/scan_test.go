@@ -1,0 +1,46 @@
+package fleet
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// Files that were made to be as slow to parse as can be do not keep a reading
+// for as long as somebody likes: beyond a bound the largest are left alone and
+// named, and every copy of Towpath leaves the same ones. The others' markers are
+// edited as ever.
+func TestSlowYAML(t *testing.T) {
+	t.Parallel()
+	files := plainFiles()
+	for i := range 8 {
+		var slow strings.Builder
+		fmt.Fprintf(&slow, "a%d: x # {\"$imagepolicy\": \"flux-system:other\"}\n", i)
+		for n := 0; slow.Len() < 4<<10; n++ {
+			fmt.Fprintf(&slow, "k%d: y\n", n)
+		}
+		files[fmt.Sprintf("clusters/production/a%02d.yaml", i)] = slow.String()
+	}
+	y := newYard(t, files)
+	light := func(f *Fleet) *Fleet {
+		f.scanner.limit = 2000
+		return f
+	}
+	f := light(y.fleet())
+	for _, f := range []*Fleet{f, light(y.fleet())} {
+		s := y.state(f, podinfo)
+		left := 0
+		for _, p := range s.Problems {
+			if strings.Contains(p.Text, "left alone") {
+				left++
+			}
+		}
+		if left == 0 || left == 8 || s.Others != 8-left || s.Standing != Unpromoted {
+			t.Errorf("%d files are left alone, %d others' markers seen, podinfo's are %s", left, s.Others, s.Standing)
+		}
+	}
+	y.promote(f, podinfo, 1)
+	if s := y.state(light(y.fleet()), podinfo); s.Standing != Holds {
+		t.Errorf("a cold cache says %s", s.Standing)
+	}
+}
