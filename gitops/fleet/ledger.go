@@ -125,10 +125,15 @@ func (f *Fleet) follows(ctx context.Context, found, ledger *Entry) (bool, error)
 	return found.When.After(ledger.When), nil
 }
 
-// notSetBack refuses a ledger that somebody who may push refs has set back to an
-// older bump of ours: the branch holds a newer one. What was promoted since, and
-// reverted by a person, would be promoted once more.
-func (f *Fleet) notSetBack(ctx context.Context, w *world, e *Entry) error {
+// notReplayed refuses a ledger that somebody who may push refs has set to another
+// bump that we signed than the newest: what was promoted since, and reverted by a
+// person, would be promoted once more. It was set back where the branch holds a
+// newer bump. It comes from another repository, whose Towpath has our key and
+// target's name, where it has no history in common with a branch that holds a
+// bump of ours; where the branch holds none, an administrator may have begun its
+// history anew, and the entry counts, but nothing of it is written to the branch
+// (fill).
+func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, fill bool) error {
 	ledger, found := gitops.Hash{}, false
 	if e != nil {
 		ledger, found = w.refs[f.ledgerRef(e.Image)]
@@ -136,20 +141,47 @@ func (f *Fleet) notSetBack(ctx context.Context, w *world, e *Entry) error {
 	if !found || ledger != e.Bump {
 		return nil
 	}
-	newer, _, err := f.history.since(ctx, e.Bump, w.head)
+	newer, cut, err := f.history.since(ctx, e.Bump, w.head)
 	if err != nil {
 		return err
 	}
+	fault := func(format string, args ...any) error {
+		return &LedgerError{Ref: f.ledgerRef(e.Image), Commit: ledger, Err: fmt.Errorf(format, args...)}
+	}
+	apart := !cut && whole(newer)
 	for _, c := range newer {
 		r, err := f.history.recordAt(c)
 		if err != nil {
 			return err
 		}
-		if r != nil && r.signed && r.Image == e.Image && r.When.After(e.When) {
-			return &LedgerError{Ref: f.ledgerRef(e.Image), Commit: ledger, Err: fmt.Errorf("it was set back: the branch holds the newer bump %s", gitops.Short(c.Hash))}
+		switch {
+		case r == nil || !r.signed || r.Image != e.Image:
+		case apart:
+			return fault("it has no history in common with the branch, which holds the bump %s: it is of another repository", gitops.Short(c.Hash))
+		case r.When.After(e.When):
+			return fault("it was set back: the branch holds the newer bump %s", gitops.Short(c.Hash))
 		}
 	}
+	if apart && fill {
+		return fault("it has no history in common with the branch, so its image does not go where none of ours was")
+	}
 	return nil
+}
+
+// whole tells whether commits are a history down to its first commit.
+func whole(commits []gitops.Commit) bool {
+	among := map[gitops.Hash]bool{}
+	for _, c := range commits {
+		among[c.Hash] = true
+	}
+	for _, c := range commits {
+		for _, parent := range c.Parents {
+			if !among[parent] {
+				return false
+			}
+		}
+	}
+	return len(commits) > 0
 }
 
 // recordOf is history's question: does this commit tell of our promotions? A

@@ -206,7 +206,7 @@ func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, e
 	if err != nil {
 		return nil, verdict{}, err
 	}
-	if err := f.notSetBack(ctx, w, entry); err != nil {
+	if err := f.notReplayed(ctx, w, entry, b.Fill && !f.reviewed()); err != nil {
 		return nil, verdict{}, err
 	}
 	v, err := f.judge(ctx, w, b.Image, entry)
