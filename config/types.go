@@ -181,7 +181,8 @@ type Kaniko struct {
 	// PATH. Default executor.
 	Executor string `json:"executor"`
 	// Args are more arguments, each written --flag or --flag=value: such as
-	// change neither what is built, nor where it goes, nor what is read.
+	// change neither where the image goes nor what is read. They are part of the
+	// build key and of the provenance.
 	Args []string `json:"args,omitempty"`
 }
 

@@ -23,7 +23,6 @@ type realBuild struct {
 	bases  map[string]v1.Image // by their path in the registry of base images
 	edit   []replacement       // in its Dockerfile; {NAME} is the base of that path, pinned
 	args   map[string]string   // build arguments, the same
-	kaniko []string            // further arguments of kaniko
 }
 
 // replacement is of a text that must be there once.
@@ -51,7 +50,6 @@ func (b realBuild) world(t *testing.T) *lab.World {
 				}
 				build += fmt.Sprintf("\n        %s: %q", arg, names.Replace(b.args[arg]))
 			}
-			config = replaceOnce(t, config, replacement{"kaniko: {", "kaniko: {args: [" + strings.Join(b.kaniko, ", ") + "], "})
 			return replaceOnce(t, config, replacement{"pull: {allow: [" + w.Registry.Repository("base/busybox") + "]}", build})
 		},
 	})

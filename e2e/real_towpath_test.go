@@ -38,7 +38,6 @@ func TestTowpathBuildsItself(t *testing.T) {
 			"GO_IMAGE": "{base/golang}", "BASE_IMAGE": "{base/static}",
 			"VERSION": "1.2.3", "REVISION": "of-this-test",
 		},
-		kaniko: []string{"--reproducible"}, // see TestSameCommitSameImage
 	}.world(t)
 	_, image := promoted(t, w)
 

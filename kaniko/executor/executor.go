@@ -13,6 +13,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 
 	"towpath.dev/towpath/kaniko"
@@ -117,6 +118,20 @@ func CheckArguments(args []string) []error {
 		}
 	}
 	return problems
+}
+
+// CompressionLevel is the level that a config asks layers to be compressed at; 0
+// where it asks for none.
+func CompressionLevel(args []string) int {
+	level := 0
+	for _, arg := range args {
+		if value, ok := strings.CutPrefix(arg, "--compression-level="); ok {
+			if n, err := strconv.Atoi(value); err == nil {
+				level = n // the last one counts
+			}
+		}
+	}
+	return level
 }
 
 // CheckOrder refuses an order whose words the executor would take for something

@@ -10,8 +10,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,11 +21,14 @@ import (
 )
 
 // Image is the layout's image as it is published: for the ordered platform
-// (os/arch[/variant]), with created in place of every time in its config, and
-// its manifest and config written anew, so that they hold what was understood
-// and nothing else. The same layers, config and time give the same digest. The
-// media types stay as the build chose them.
-func (l *Layout) Image(platform string, created time.Time) (v1.Image, error) {
+// (os/arch[/variant]), with no time in it later than the commit's, and its
+// manifest and config written anew, so that they hold what was understood and
+// nothing else. The same files, config and commit time give the same digest. The
+// media types and the base's layers stay as they were; layers of the build that
+// hold other times are compressed anew, at level (0: the default).
+//
+// The image reads the layout again while it is pushed. It keeps no copy of it.
+func (l *Layout) Image(ctx context.Context, platform string, commit time.Time, level int) (v1.Image, error) {
 	ordered, err := v1.ParsePlatform(platform)
 	if err != nil {
 		return nil, fmt.Errorf("platform %q: %w", platform, err)
@@ -36,66 +37,84 @@ func (l *Layout) Image(platform string, created time.Time) (v1.Image, error) {
 		return nil, fault("config", "it is for %s, ordered was %q", quote(l.config.Platform().String()), platform)
 	}
 	config := *l.config.DeepCopy()
-	at := v1.Time{Time: created.UTC().Truncate(time.Second)}
+	at := v1.Time{Time: commit.UTC().Truncate(time.Second)}
+	made, entries := madeHere(config, at.Time)
 	config.Created = at
 	for i := range config.History {
-		config.History[i].Created = at
+		if entry := &config.History[i]; i >= len(config.History)-entries || entry.Created.IsZero() || entry.Created.After(at.Time) {
+			entry.Created = at
+		}
 	}
-	rawConfig, err := json.Marshal(config)
+
+	mine := l.manifest.Layers[len(l.manifest.Layers)-made:]
+	rewriter := newRewriter(l, at.Time, level)
+	anew, err := rewriter.all(ctx, mine)
 	if err != nil {
-		return nil, fault("config", "it cannot be written anew: %s", brief(err.Error()))
+		return nil, err
 	}
-	sum := sha256.Sum256(rawConfig)
+	image := &image{mediaType: l.mediaType, layers: map[v1.Hash]partial.CompressedLayer{}}
 	manifest := v1.Manifest{
 		SchemaVersion: 2,
 		MediaType:     l.mediaType,
-		Config: v1.Descriptor{
-			MediaType: l.manifest.Config.MediaType,
-			Size:      int64(len(rawConfig)),
-			Digest:    v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])},
-		},
-		Layers:      make([]v1.Descriptor, 0, len(l.manifest.Layers)),
-		Annotations: l.manifest.Annotations,
+		Config:        v1.Descriptor{MediaType: l.manifest.Config.MediaType},
+		Layers:        make([]v1.Descriptor, 0, len(l.manifest.Layers)),
+		Annotations:   l.manifest.Annotations,
 	}
-	for _, layer := range l.manifest.Layers {
-		manifest.Layers = append(manifest.Layers, v1.Descriptor{
-			MediaType: layer.MediaType, Size: layer.Size, Digest: layer.Digest, Annotations: layer.Annotations,
-		})
+	total := int64(0)
+	for i, from := range l.manifest.Layers {
+		to := v1.Descriptor{MediaType: from.MediaType, Size: from.Size, Digest: from.Digest, Annotations: from.Annotations}
+		open := func() (io.ReadCloser, error) { return l.openLayer(from) }
+		if other, ok := anew[from.Digest]; ok && i >= len(l.manifest.Layers)-made {
+			// What was said of other bytes, as an index into them, does not hold.
+			to, config.RootFS.DiffIDs[i] = other.to, other.diffID
+			open = func() (io.ReadCloser, error) { return rewriter.open(other), nil }
+		}
+		if total += to.Size; total > l.limits.Total {
+			return nil, fault("manifest", "with the commit's times its layers are larger than %d bytes", l.limits.Total)
+		}
+		manifest.Layers = append(manifest.Layers, to)
+		image.layers[to.Digest] = &layer{descriptor: to, open: open}
 	}
-	rawManifest, err := json.Marshal(manifest)
-	if err != nil {
+
+	if image.config, err = json.Marshal(config); err != nil {
+		return nil, fault("config", "it cannot be written anew: %s", brief(err.Error()))
+	}
+	sum := sha256.Sum256(image.config)
+	manifest.Config.Size = int64(len(image.config))
+	manifest.Config.Digest = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
+	if image.manifest, err = json.Marshal(manifest); err != nil {
 		return nil, fault("manifest", "it cannot be written anew: %s", brief(err.Error()))
 	}
-	return partial.CompressedToImage(&image{layout: l, manifest: rawManifest, config: rawConfig})
+	return partial.CompressedToImage(image)
 }
 
 // image is what go-containerregistry makes a v1.Image of.
 type image struct {
-	layout           *Layout
+	mediaType        types.MediaType
 	manifest, config []byte
+	layers           map[v1.Hash]partial.CompressedLayer
 }
 
 func (i *image) RawManifest() ([]byte, error)        { return i.manifest, nil }
 func (i *image) RawConfigFile() ([]byte, error)      { return i.config, nil }
-func (i *image) MediaType() (types.MediaType, error) { return i.layout.mediaType, nil }
+func (i *image) MediaType() (types.MediaType, error) { return i.mediaType, nil }
 func (i *image) LayerByDigest(h v1.Hash) (partial.CompressedLayer, error) {
-	layers := i.layout.manifest.Layers
-	at := slices.IndexFunc(layers, func(d v1.Descriptor) bool { return d.Digest == h })
-	if at < 0 {
+	found, ok := i.layers[h]
+	if !ok {
 		return nil, fmt.Errorf("layout: no layer %s", h)
 	}
-	return &layer{layout: i.layout, descriptor: layers[at]}, nil
+	return found, nil
 }
 
 type layer struct {
-	layout     *Layout
 	descriptor v1.Descriptor
+	open       func() (io.ReadCloser, error)
 }
 
 func (l *layer) Digest() (v1.Hash, error)            { return l.descriptor.Digest, nil }
 func (l *layer) Size() (int64, error)                { return l.descriptor.Size, nil }
 func (l *layer) MediaType() (types.MediaType, error) { return l.descriptor.MediaType, nil }
-func (l *layer) Compressed() (io.ReadCloser, error)  { return l.layout.openLayer(l.descriptor) }
+func (l *layer) Compressed() (io.ReadCloser, error)  { return l.open() }
 
 // openLayer hands out a layer's bytes, and an error in place of its end if they
 // are not those of its digest.
@@ -104,18 +123,24 @@ func (l *Layout) openLayer(descriptor v1.Descriptor) (io.ReadCloser, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &verified{file: file, descriptor: descriptor, left: descriptor.Size, hash: sha256.New()}, nil
+	return newVerified(file, descriptor), nil
 }
 
+// verified hands bytes on, and an error in place of their end if they are not
+// those of the descriptor.
 type verified struct {
-	file       *os.File
+	from       io.ReadCloser
 	descriptor v1.Descriptor
 	left       int64
 	hash       hash.Hash
 }
 
+func newVerified(from io.ReadCloser, descriptor v1.Descriptor) *verified {
+	return &verified{from: from, descriptor: descriptor, left: descriptor.Size, hash: sha256.New()}
+}
+
 func (v *verified) Read(p []byte) (int, error) {
-	n, err := v.file.Read(p)
+	n, err := v.from.Read(p)
 	v.hash.Write(p[:n])
 	v.left -= int64(n)
 	switch {
@@ -129,46 +154,54 @@ func (v *verified) Read(p []byte) (int, error) {
 	return n, err
 }
 
-func (v *verified) Close() error { return v.file.Close() }
+func (v *verified) Close() error { return v.from.Close() }
 
 // checkLayer reads a layer to its end: digest and size as the manifest says,
 // and unpacked digest as the config says. The second spares a cluster an image
-// that no node would unpack.
-func (l *Layout) checkLayer(ctx context.Context, descriptor v1.Descriptor, diffID v1.Hash, budget *budget) error {
+// that no node would unpack. The archive of a layer that this build may have
+// made is read for its times, too.
+func (l *Layout) checkLayer(ctx context.Context, descriptor v1.Descriptor, diffID v1.Hash, budget *budget, mine bool) (stamps, error) {
 	where := descriptor.Digest.String()
 	content, err := l.openLayer(descriptor)
 	if err != nil {
-		return err
+		return stamps{}, err
 	}
 	defer content.Close()
 	packed := &cancelled{ctx: ctx, from: content}
 	unpacked := sha256.New()
+	var found stamps
 	source, err := unpack(packed, compressionOf(descriptor.MediaType))
 	if err == nil {
 		defer source.Close()
-		_, err = io.Copy(io.MultiWriter(unpacked, budget), source)
+		read := io.TeeReader(source, io.MultiWriter(unpacked, budget))
+		if mine {
+			found, err = readStamps(read)
+		}
+		if err == nil {
+			_, err = io.Copy(io.Discard, read)
+		}
 	}
 	if err == nil {
 		// What follows the compressed stream belongs to the digest too.
 		_, err = io.Copy(io.Discard, packed)
 	}
-	var found *FaultError
+	var wrong *FaultError
 	switch {
 	case ctx.Err() != nil:
-		return ctx.Err()
-	case errors.As(err, &found):
-		return found
+		return stamps{}, ctx.Err()
+	case errors.As(err, &wrong):
+		return stamps{}, wrong
 	case packed.broken != nil:
-		return fmt.Errorf("layout: %s: %w", where, packed.broken)
+		return stamps{}, fmt.Errorf("layout: %s: %w", where, packed.broken)
 	case errors.Is(err, errBudget):
-		return fault(where, "the layers unpack to more than %d bytes", budget.all)
+		return stamps{}, fault(where, "the layers unpack to more than %d bytes", budget.all)
 	case err != nil:
-		return fault(where, "it does not unpack: %s", brief(err.Error()))
+		return stamps{}, fault(where, "it does not unpack: %s", brief(err.Error()))
 	}
 	if got := hex.EncodeToString(unpacked.Sum(nil)); diffID.Algorithm != "sha256" || got != diffID.Hex {
-		return fault(where, "it unpacks to sha256:%s, the config says %s", got, quote(diffID.String()))
+		return stamps{}, fault(where, "it unpacks to sha256:%s, the config says %s", got, quote(diffID.String()))
 	}
-	return nil
+	return found, nil
 }
 
 func unpack(from io.Reader, how compression) (io.ReadCloser, error) {

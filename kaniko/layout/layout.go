@@ -2,8 +2,9 @@
 // believes nothing of it: a RUN step can write whatever it likes there.
 //
 // It provides the one image of the layout as a v1.Image whose every digest and
-// size was computed here, with times that depend on the commit alone. It knows
-// nothing of registries. What always holds: no symbolic link is followed and
+// size was computed here, with times that depend on the commit alone: in its
+// config, and in the layers that the build made. It knows nothing of
+// registries. What always holds: no symbolic link is followed and
 // nothing but a regular file is read, so no file outside the layout can end up
 // in an image; every read is bounded; and bytes are hashed again while they are
 // handed out, so what was checked is what is pushed.
@@ -22,7 +23,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"syscall"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -81,6 +84,8 @@ type Layout struct {
 	mediaType types.MediaType
 	manifest  v1.Manifest
 	config    v1.ConfigFile
+	limits    Limits
+	stamps    map[v1.Hash]stamps // of the layers that this build may have made
 }
 
 // Read opens the layout in dir, whose parent is ours and whose content is not,
@@ -113,7 +118,7 @@ func Read(ctx context.Context, dir string, limits Limits) (*Layout, error) {
 	if err != nil {
 		return nil, err
 	}
-	layout := &Layout{blobs: blobs}
+	layout := &Layout{blobs: blobs, limits: limits, stamps: map[v1.Hash]stamps{}}
 	if err := layout.load(ctx, descriptor, limits); err != nil {
 		blobs.Close()
 		return nil, err
@@ -143,6 +148,12 @@ func (l *Layout) load(ctx context.Context, descriptor v1.Descriptor, limits Limi
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(runtime.GOMAXPROCS(0))
 	checked := map[v1.Hash]v1.Hash{}
+	mine := map[v1.Hash]bool{}
+	made, _ := madeHere(l.config, time.Time{})
+	for _, layer := range l.manifest.Layers[len(l.manifest.Layers)-made:] {
+		mine[layer.Digest] = true
+	}
+	var mu sync.Mutex
 	for i, layer := range l.manifest.Layers {
 		diffID := l.config.RootFS.DiffIDs[i]
 		if before, ok := checked[layer.Digest]; ok {
@@ -152,7 +163,15 @@ func (l *Layout) load(ctx context.Context, descriptor v1.Descriptor, limits Limi
 			continue
 		}
 		checked[layer.Digest] = diffID
-		group.Go(func() error { return l.checkLayer(ctx, layer, diffID, budget) })
+		group.Go(func() error {
+			found, err := l.checkLayer(ctx, layer, diffID, budget, mine[layer.Digest])
+			if err == nil && mine[layer.Digest] {
+				mu.Lock()
+				defer mu.Unlock()
+				l.stamps[layer.Digest] = found
+			}
+			return err
+		})
 	}
 	return group.Wait()
 }

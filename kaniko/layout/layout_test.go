@@ -80,7 +80,7 @@ func TestImageIsDeterministic(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer read.Close()
-		image, err := read.Image("linux/amd64", at)
+		image, err := read.Image(t.Context(), "linux/amd64", at, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +164,7 @@ func check(t testing.TB, dir string, limits layout.Limits, refusal string) {
 	if err == nil {
 		defer read.Close()
 		var image v1.Image
-		if image, err = read.Image("linux/amd64", commitTime); err == nil {
+		if image, err = read.Image(t.Context(), "linux/amd64", commitTime, 0); err == nil {
 			err = drain(image)
 		}
 	}
@@ -301,7 +301,7 @@ func TestChangedAfterTheCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer read.Close()
-	image, err := read.Image("linux/amd64", commitTime)
+	image, err := read.Image(t.Context(), "linux/amd64", commitTime, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

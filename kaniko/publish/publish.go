@@ -11,6 +11,7 @@ import (
 	"errors"
 
 	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/executor"
 	"towpath.dev/towpath/kaniko/layout"
 	"towpath.dev/towpath/kaniko/registry"
 )
@@ -42,7 +43,7 @@ func run(ctx context.Context, step kaniko.Publish, options Options) (digest stri
 		return "", 0, err
 	}
 	defer built.Close()
-	image, err := built.Image(order.Platform, order.Source.Time)
+	image, err := built.Image(ctx, order.Platform, order.Source.Time, executor.CompressionLevel(order.KanikoArgs))
 	if err != nil {
 		return "", 0, err
 	}
