@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -198,7 +199,8 @@ func startRegistry(t testing.TB, config string) (address string) {
 func serve(t testing.TB, options RegistryOptions, backend http.Handler) *Registry {
 	t.Helper()
 	r := &Registry{options: options, backend: backend}
-	listener, err := net.Listen("tcp", net.JoinHostPort(cmpOr(options.Bind, "127.0.0.1"), "0"))
+	bind := cmp.Or(options.Bind, "127.0.0.1")
+	listener, err := net.Listen("tcp", net.JoinHostPort(bind, "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +211,12 @@ func serve(t testing.TB, options RegistryOptions, backend http.Handler) *Registr
 	server.Listener = listener
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if options.TLS {
-		server.TLS = r.certificates(t, options)
+		authority := NewCA(t)
+		r.CA = authority.PEM
+		if options.ClientCA {
+			r.clientCert, r.clientKey = authority.Issue(t, "client")
+		}
+		server.TLS = authority.Server(t, options.ClientCA, bind)
 		server.StartTLS()
 	} else {
 		server.Start()
@@ -220,11 +227,4 @@ func serve(t testing.TB, options RegistryOptions, backend http.Handler) *Registr
 		server.Close()
 	})
 	return r
-}
-
-func cmpOr(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -179,7 +180,7 @@ func (r *Registry) authorized(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); !ok || !r.tokens.valid(token) {
-		realm := cmpOr(r.options.Realm, r.URL+"/token")
+		realm := cmp.Or(r.options.Realm, r.URL+"/token")
 		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm=%q,service="lab"`, realm))
 		http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"a token is needed"}]}`, http.StatusUnauthorized)
 		return

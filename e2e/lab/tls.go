@@ -104,11 +104,12 @@ func (ca *CA) issue(t testing.TB, subject pkix.Name, names []string) (certPEM, k
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// Server is the TLS configuration of a server on the loopback address. With
-// clients, it demands a client certificate that this authority issued.
-func (ca *CA) Server(t testing.TB, clients bool) *tls.Config {
+// Server is the TLS configuration of a server on the loopback address, and on
+// the further ones named. With clients, it demands a client certificate that
+// this authority issued.
+func (ca *CA) Server(t testing.TB, clients bool, names ...string) *tls.Config {
 	t.Helper()
-	certPEM, keyPEM := ca.Issue(t, "127.0.0.1", "localhost")
+	certPEM, keyPEM := ca.Issue(t, append([]string{"127.0.0.1", "localhost"}, names...)...)
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		t.Fatal(err)

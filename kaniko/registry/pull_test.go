@@ -138,7 +138,7 @@ func TestPullBase(t *testing.T) {
 // sends the pull credential unencrypted to no other.
 func TestPlainHTTPForOneRegistry(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", outerAddress(t)+":0")
+	listener, err := net.Listen("tcp", lab.OuterAddress(t)+":0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,19 +166,4 @@ func TestPlainHTTPForOneRegistry(t *testing.T) {
 			t.Errorf("plain HTTP with %q: asked %d times, %v", plain, asked.Load(), err)
 		}
 	}
-}
-
-func outerAddress(t *testing.T) string {
-	t.Helper()
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, address := range addresses {
-		if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
-			return ip.IP.String()
-		}
-	}
-	t.Fatal("this machine has no address but loopback")
-	return ""
 }

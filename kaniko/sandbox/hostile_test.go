@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"towpath.dev/towpath/e2e/lab"
 	"towpath.dev/towpath/kaniko"
 	"towpath.dev/towpath/kaniko/sandbox"
 )
@@ -178,7 +179,7 @@ func plant(t *testing.T) garden {
 	}
 	speak(t, socket)
 
-	g.own = ownAddress(t)
+	g.own = lab.OuterAddress(t)
 	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
 	if err != nil {
 		t.Fatal(err)

@@ -105,7 +105,7 @@ func TestNameServerIsNoWayOut(t *testing.T) {
 	w := newWorld(t, nil)
 	slirp, seen := slirpWith(t, resolver)
 	w.builder.Slirp = slirp
-	w.dockerfile(t, strings.NewReplacer("PORT", port, "OWN", ownAddress(t)).Replace(
+	w.dockerfile(t, strings.NewReplacer("PORT", port, "OWN", lab.OuterAddress(t)).Replace(
 		"FROM BASE\nRUN probe names\nRUN probe dial 10.0.2.3:PORT\nRUN probe bound 10.0.2.3:PORT OWN:PORT\n"))
 	if _, err := w.builder.Run(t.Context(), w.job()); err != nil {
 		t.Errorf("the sandbox did not hold: %v\n%s", err, end(w.log(t)))
@@ -127,7 +127,7 @@ func TestNameServerIsNoWayOut(t *testing.T) {
 // TestMulticast: no neighbour of this machine hears a build.
 func TestMulticast(t *testing.T) {
 	t.Parallel()
-	own := ownAddress(t)
+	own := lab.OuterAddress(t)
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		t.Fatal(err)

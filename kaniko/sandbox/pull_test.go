@@ -24,7 +24,7 @@ import (
 // allowed.
 func TestPullOverAllowedPort(t *testing.T) {
 	t.Parallel()
-	own := ownAddress(t)
+	own := lab.OuterAddress(t)
 	listener, err := net.Listen("tcp", own+":0")
 	if err != nil {
 		t.Fatal(err)
@@ -63,7 +63,7 @@ func TestBaseBehindCredential(t *testing.T) {
 		http.StatusUnauthorized: `{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}`,
 		http.StatusForbidden:    "go away",
 	} {
-		listener, err := net.Listen("tcp", ownAddress(t)+":0")
+		listener, err := net.Listen("tcp", lab.OuterAddress(t)+":0")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,19 +143,4 @@ func TestSideBySide(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.nothingLeft(t)
-}
-
-func ownAddress(t *testing.T) string {
-	t.Helper()
-	addresses, err := net.InterfaceAddrs()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, address := range addresses {
-		if ip, ok := address.(*net.IPNet); ok && ip.IP.To4() != nil && !ip.IP.IsLoopback() {
-			return ip.IP.String()
-		}
-	}
-	t.Fatal("this machine has no address but loopback: a sandbox with a network cannot be tested")
-	return ""
 }
