@@ -39,10 +39,10 @@ func (l *loader) builder(b *Builder) {
 }
 
 // kanikoArg lets pass what changes neither what is built, nor where it goes,
-// nor what is read. It is the list of kaniko/sandbox, which adds the arguments.
+// nor what is read. It is the list of kaniko/executor, which adds the arguments.
 func (l *loader) kanikoArg(at place, arg string) {
 	flag, isFlag := strings.CutPrefix(arg, "--")
-	flag, _, _ = strings.Cut(flag, "=")
+	flag, value, _ := strings.Cut(flag, "=")
 	harmless := []string{
 		"annotation", "compressed-caching", "compression", "compression-level", "force-build-metadata", "ignore-path", "ignore-var-run",
 		"image-download-retry", "image-fs-extract-retry", "label", "log-timestamp", "registry-map", "registry-mirror", "reproducible",
@@ -53,6 +53,8 @@ func (l *loader) kanikoArg(at place, arg string) {
 		l.flag(at, "is no argument of kaniko", "write --flag or --flag=value, in one")
 	case !slices.Contains(harmless, flag):
 		l.flag(at, quote("--"+flag)+" is not allowed: Towpath sets it, or it changes what is built", "such as --label, --registry-mirror or --verbosity are allowed")
+	case strings.HasPrefix(flag, "registry-") && strings.Contains(value, "@"):
+		l.flag(at, quote("--"+flag)+" holds a credential", "a build could read it, and the provenance shows it: name a registry without one")
 	}
 }
 

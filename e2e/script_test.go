@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 				RequireUniqueNames:  true,
 				Setup:               func(env *testscript.Env) error { return settle(t, env, w) },
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
-					"commit": commit, "config": config, "image": image, "exits": exits, "json": jsonAt,
+					"commit": commit, "config": configure, "image": image, "exits": exits, "json": jsonAt,
 					"ledger": ledger, "bumps": countBumps, "squatter": squatter,
 				},
 			})
@@ -102,7 +102,7 @@ func commit(ts *testscript.TestScript, _ bool, args []string) {
 
 // config OLD NEW replaces a text in the config, which must hold it. A NEW of
 // @FILE is a file of the script, its variables filled in.
-func config(ts *testscript.TestScript, _ bool, args []string) {
+func configure(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: config OLD NEW")
 	}
