@@ -37,3 +37,23 @@ func TestFilesThatAPromotionLeftAlone(t *testing.T) {
 		t.Errorf("state %s, all well: %v", o.State, o.OK())
 	}
 }
+
+// rewrittenFleet is one whose branch somebody has forced.
+type rewrittenFleet struct{ doneFleet }
+
+func (r rewrittenFleet) Promoted(ctx context.Context, image fleet.Image) (fleet.State, error) {
+	s, err := r.doneFleet.Promoted(ctx, image)
+	s.Rewritten = "branch main was rewritten"
+	return s, err
+}
+
+// TestARewrittenBranchIsTold: nothing depends on it, and a person should know.
+func TestARewrittenBranchIsTold(t *testing.T) {
+	t.Parallel()
+	d := delivery("a", &stubSource{})
+	d.Fleet = rewrittenFleet{}
+	o := d.Deliver(t.Context())
+	if diff := cmp.Diff([]string{"branch main was rewritten"}, o.Notices); diff != "" || o.State != Done || !o.OK() {
+		t.Errorf("state %s\n%s", o.State, diff)
+	}
+}

@@ -189,6 +189,9 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 			o.Notices = append(o.Notices, notice(problem))
 		}
 	}
+	if promoted.Rewritten != "" {
+		o.Notices = append(o.Notices, promoted.Rewritten)
+	}
 	if entry := promoted.Entry; entry != nil {
 		query.Base = entry.Source
 		o.Base, o.Promoted, o.Bump = hash(entry.Source), entry.Ref, hash(entry.Bump)

@@ -277,6 +277,9 @@ func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []g
 			cut = true
 			break
 		}
+		if err := ctx.Err(); err != nil {
+			return nil, false, err
+		}
 		c := heap.Pop(&p.queue).(gitops.Commit)
 		by := p.sides[c.Hash]
 		back := ours

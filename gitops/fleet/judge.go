@@ -255,6 +255,9 @@ func (c *comparison) trace(ctx context.Context, site Found) (*trace, error) {
 	t, value, written := &trace{origin: start, lost: true}, site.Value, false
 	back := c.f.history.back(c.w.head, shortWay)
 	for range maxTrace {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		parents, err := back.parents(ctx, at)
 		if err != nil {
 			return nil, err
@@ -366,6 +369,9 @@ func (c *comparison) proposal(ctx context.Context, proposed *proposals) (proposa
 	}
 	wrote := c.written()
 	for _, commit := range since {
+		if err := ctx.Err(); err != nil {
+			return p, err
+		}
 		landed, err := c.landed(commit, wrote)
 		if err != nil || landed {
 			p.landed = landed

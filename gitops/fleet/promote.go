@@ -202,6 +202,9 @@ func (f *Fleet) confirmed(ctx context.Context, w *world, r *request) (*Promotion
 // admit says whether a bump may be made in this world. It repeats what the
 // caller has decided: this is the last moment to notice that it no longer holds.
 func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, error) {
+	if f.reviewed() && f.reviewRef(b.Image.Name) == f.branchRef() {
+		return nil, verdict{}, fmt.Errorf("push.branch names %s itself for image %s: nothing would be reviewed", f.Branch, b.Image.Name)
+	}
 	entry, _, err := f.entry(ctx, w, b.Image.Name)
 	if err != nil {
 		return nil, verdict{}, err

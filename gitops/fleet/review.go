@@ -217,18 +217,33 @@ func (f *Fleet) stale(ctx context.Context, w *world, image Image, proposed *prop
 	return false, nil
 }
 
+// maxCompared bounds the lines of before times those of after that are compared
+// one by one: it takes as many steps, if somebody has made them so.
+const maxCompared = 4 << 20
+
 // touches tells whether the change from before to after affects one of these
-// lines of before, counted from 1, or a neighbour.
+// lines of before, counted from 1, or a neighbour. Of a change that is too large
+// to be looked into, all from its first line to its last counts.
 func touches(before, after string, lines []int) bool {
 	a, b := difflib.SplitLines(before), difflib.SplitLines(after)
+	first := 0
+	for first < len(a) && first < len(b) && a[first] == b[first] {
+		first++
+	}
+	end, endB := len(a), len(b)
+	for end > first && endB > first && a[end-1] == b[endB-1] {
+		end, endB = end-1, endB-1
+	}
+	affects := func(from, to int) bool { // of a, counted from 0
+		return slices.ContainsFunc(lines, func(line int) bool { return first+from <= line && first+to >= line-1 })
+	}
+	a, b = a[first:end], b[first:endB]
+	if len(a)*len(b) > maxCompared {
+		return affects(0, len(a))
+	}
 	for _, op := range difflib.NewMatcherWithJunk(a, b, false, nil).GetOpCodes() {
-		if op.Tag == 'e' {
-			continue
-		}
-		for _, line := range lines {
-			if op.I1 <= line && op.I2 >= line-1 {
-				return true
-			}
+		if op.Tag != 'e' && affects(op.I1, op.I2) {
+			return true
 		}
 	}
 	return false

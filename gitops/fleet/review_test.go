@@ -347,3 +347,51 @@ func TestReviewOfAFill(t *testing.T) {
 	y.run("update-ref", "-d", "refs/heads/"+reviewBranch)
 	y.stands(f, podinfo, Undone)
 }
+
+// A change is compared line by line only as far as that takes no time to speak
+// of, whoever made it.
+func TestTouches(t *testing.T) {
+	t.Parallel()
+	much := strings.Repeat("a\n", 200_000)
+	other := strings.Repeat("b\na\n", 100_000)
+	for name, c := range map[string]struct {
+		before, after string
+		line          int
+		want          bool
+	}{
+		"the same":                     {"a\nb\nc\n", "a\nb\nc\n", 2, false},
+		"the line":                     {"a\nb\nc\n", "a\nx\nc\n", 2, true},
+		"the one above":                {"a\nb\nc\nd\n", "x\nb\nc\nd\n", 2, true},
+		"the one below":                {"a\nb\nc\nd\n", "a\nb\nx\nd\n", 2, true},
+		"one further":                  {"a\nb\nc\nd\n", "a\nb\nc\nx\n", 2, false},
+		"between two changes":          {"a\nb\nc\nd\ne\nf\ng\n", "x\nb\nc\nd\ne\nf\ny\n", 4, false},
+		"far above a large change":     {"1\n2\n3\n" + much, "1\n2\n3\n" + other, 1, false},
+		"inside of a large change":     {"1\n2\n3\n" + much, "1\n2\n3\n" + other, 1000, true},
+		"far below a large change":     {much + "1\n2\n3\n", other + "1\n2\n3\n", 200_003, false},
+		"far below what was taken out": {much + "1\n2\n3\n", "1\n2\n3\n", 200_003, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if got := touches(c.before, c.after, []int{c.line}); got != c.want {
+				t.Errorf("touches: %v", got)
+			}
+		})
+	}
+}
+
+// A template may name the branch itself for an image of that name. That would be
+// no review.
+func TestReviewBranchThatIsTheBranch(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{"clusters/production/main.yaml": deployment("main", placeholder)}
+	y := newYard(t, files)
+	f := y.fleet(func(o *Options) { o.PushBranch = "{{ .Image }}" })
+	image := imageNamed("main")
+	head := y.ref("main")
+	if _, err := f.Promote(t.Context(), bumpTo(image, 1, y.state(f, image))); err == nil || !strings.Contains(err.Error(), "nothing would be reviewed") {
+		t.Errorf("promoted: %v", err)
+	}
+	if y.ref("main") != head {
+		t.Error("the branch has moved without a review")
+	}
+}

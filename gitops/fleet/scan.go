@@ -21,6 +21,7 @@ import (
 const (
 	maxDepth  = 100     // directories inside each other
 	maxMarked = 50_000  // marked files in one tree
+	maxNamed  = 100     // symbolic links in one tree that are named, and faults
 	maxWeight = 1 << 21 // of what is parsed of one tree (marker.Weight): ten thousand large manifests
 	maxMemory = 300_000 // remembered blobs and trees, before all is forgotten
 	maxViews  = 64      // remembered whole trees
@@ -83,6 +84,7 @@ type treeScan struct {
 	marked []node // files that mention a marker
 	links  []node // symbolic links that look like YAML
 	notes  []Problem
+	more   bool // links or notes than are kept
 }
 
 type node struct {
@@ -160,6 +162,9 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 	for _, p := range scan.notes {
 		p.File = path.Join(prefix, p.File)
 		v.notes = append(v.notes, p)
+	}
+	if scan.more {
+		v.notes = append(v.notes, Problem{File: path.Join(".", prefix), Text: "more symbolic links, or entries of one name, than are named here"})
 	}
 	return v, nil
 }
@@ -262,6 +267,11 @@ func (s *scanner) tree(r reader, h gitops.Hash, depth int) (*treeScan, error) {
 		if err := s.entry(r, t, e, depth); err != nil {
 			return nil, err
 		}
+		// Trees in trees can hold one link a billion times.
+		if len(t.links) > maxNamed || len(t.notes) > maxNamed {
+			t.more = true
+			t.links, t.notes = t.links[:min(len(t.links), maxNamed)], t.notes[:min(len(t.notes), maxNamed)]
+		}
 		if len(t.marked) > maxMarked {
 			return nil, fmt.Errorf("more than %d files with markers", maxMarked)
 		}
@@ -279,6 +289,7 @@ func (s *scanner) entry(r reader, t *treeScan, e store.Entry, depth int) error {
 		}
 		t.marked = append(t.marked, below(e.Name, sub.marked)...)
 		t.links = append(t.links, below(e.Name, sub.links)...)
+		t.more = t.more || sub.more
 		for _, p := range sub.notes {
 			p.File = e.Name + "/" + p.File
 			t.notes = append(t.notes, p)

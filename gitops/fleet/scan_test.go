@@ -44,3 +44,28 @@ func TestSlowYAML(t *testing.T) {
 		t.Errorf("a cold cache says %s", s.Standing)
 	}
 }
+
+// Ten trees in ten trees, and so on, hold one symbolic link ten billion times.
+func TestABombOfLinks(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	tree := y.mktree("120000 blob " + y.hashObject("elsewhere") + "\tlink.yaml")
+	for range 10 {
+		var lines []string
+		for i := range 10 {
+			lines = append(lines, fmt.Sprintf("40000 tree %s\td%d", tree, i))
+		}
+		tree = y.mktree(lines...)
+	}
+	blob := y.run("rev-parse", "main:"+podinfoFile)
+	production := y.mktree("40000 tree "+tree+"\ta", "100644 blob "+blob+"\tpodinfo.yaml")
+	root := y.mktree("40000 tree " + y.mktree("40000 tree "+production+"\tproduction") + "\tclusters")
+	y.run("update-ref", "refs/heads/main", y.run("commit-tree", "-m", "links", "-p", "main", root))
+
+	f := y.fleet()
+	s := y.state(f, podinfo)
+	if last := len(s.Problems) - 1; last != maxNamed || !strings.Contains(s.Problems[last].Text, "more symbolic links") {
+		t.Errorf("%d problems, the last is %+v", last+1, s.Problems[last])
+	}
+	y.promote(f, podinfo, 1)
+}
