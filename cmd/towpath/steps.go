@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,10 +36,11 @@ func newFetch(g *globals) *cobra.Command {
 		Short: "Step 1 of a build: the exact commit, into a directory",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var step kaniko.Fetch
-			if err := readStep(file, &step); err != nil {
+			order, err := readStep(file, &step)
+			if err != nil {
 				return err
 			}
-			return finish(step.Report, fetch(cmd.Context(), step, g.err))
+			return finish(step.Reporting, order, fetch(cmd.Context(), step, g.err))
 		},
 	}
 	cmd.Flags().StringVar(&file, "order", "", "the step's order, a JSON file")
@@ -52,32 +55,38 @@ func newPublish() *cobra.Command {
 		Short: "Step 3 of a build: what kaniko left, to the registry",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var step kaniko.Publish
-			if err := readStep(file, &step); err != nil {
+			order, err := readStep(file, &step)
+			if err != nil {
 				return err
 			}
-			return finish(step.Report, publish.Run(cmd.Context(), step, publish.Options{Secret: readSecret}))
+			return finish(step.Reporting, order, publish.Run(cmd.Context(), step, publish.Options{Secret: readSecret}))
 		},
 	}
 	cmd.Flags().StringVar(&file, "order", "", "the step's order, a JSON file")
 	return cmd
 }
 
-func readStep(file string, into any) error {
+// readStep reads a step's order, and returns the digest of its file: with it a
+// report says what it is a report of.
+func readStep(file string, into any) (digest string, err error) {
+	const hint = "builders run this; people use towpath run"
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return usageError{fmt.Errorf("--order: %w", err), "builders run this; people use towpath run"}
+		return "", usageError{fmt.Errorf("--order: %w", err), hint}
 	}
 	if err := json.Unmarshal(content, into); err != nil {
-		return usageError{fmt.Errorf("--order %s: %w", file, err), "builders run this; people use towpath run"}
+		return "", usageError{fmt.Errorf("--order %s: %w", file, err), hint}
 	}
-	return nil
+	sum := sha256.Sum256(content)
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
 // finish writes a step's report and turns a failed one into the exit code.
-func finish(file string, report kaniko.Report) error {
-	content, err := json.Marshal(report)
+func finish(to kaniko.Reporting, order string, report kaniko.Report) error {
+	report.Order = order
+	content, err := report.Encode(to.ReportLimit)
 	if err == nil {
-		err = os.WriteFile(file, content, 0o600)
+		err = os.WriteFile(to.Report, content, 0o600)
 	}
 	switch {
 	case err != nil:
@@ -121,6 +130,13 @@ func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]str
 	if err != nil {
 		return nil, err
 	}
+	if err := copyNetworkFiles("/etc", step.Network); err != nil {
+		return nil, err
+	}
+	// kaniko's are mounted from here, whether or not anything is pulled.
+	if err := os.MkdirAll(step.Bases, 0o755); err != nil { //nolint:gosec // G301: kaniko reads it as root without our rights
+		return nil, err
+	}
 	remote, err := wire.New(wire.Options{URL: order.Source.URL, Auth: gitAuth(order.Source.URL, step.GitSecret)})
 	if err != nil {
 		return nil, err
@@ -140,6 +156,31 @@ func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]str
 		return warnings, err
 	}
 	return warnings, pullBases(ctx, step, bases, progress)
+}
+
+// networkFiles say how names are looked up, and what this machine is called.
+var networkFiles = []string{"resolv.conf", "hosts", "hostname"}
+
+// copyNetworkFiles gives kaniko copies of the files that it must not share with
+// the step after it, of which a file that is missing is empty.
+func copyNetworkFiles(from, to string) error {
+	if to == "" {
+		return nil
+	}
+	for _, name := range networkFiles {
+		content, err := os.ReadFile(filepath.Join(from, name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("copy for kaniko: %w", err)
+		}
+		path := filepath.Join(to, name)
+		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // G306: kaniko and its steps read it
+			return fmt.Errorf("copy for kaniko: %w", err)
+		}
+		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // G302: the same
+			return fmt.Errorf("copy for kaniko: %w", err)
+		}
+	}
+	return nil
 }
 
 // gitAuth reads a git credential anew at each use; nil without a secret.

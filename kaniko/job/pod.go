@@ -52,9 +52,6 @@ const (
 // serviceAccount of build pods has no rights, and its token is not mounted.
 const serviceAccount = "build"
 
-// nobody is the user of the step that reads what the build left.
-const nobody = 65532
-
 // maxReport is what the kubelet passes on of a step's last word.
 const maxReport = 4096
 
@@ -100,11 +97,9 @@ func podSpec(s Settings, what Job) corev1.PodSpec {
 	return spec
 }
 
-// fetchContainer brings the commit. It is user 0, since what it writes is the
-// build's context and belongs to root in the image that is made of it, as with
-// every other builder; it has no capability and cannot gain one.
+// fetchContainer brings the commit.
 func fetchContainer(s Settings, what Job) corev1.Container {
-	c := towpathContainer(s, stepFetch, fetchOrder, 0)
+	c := towpathContainer(s, stepFetch, fetchOrder)
 	c.VolumeMounts = []corev1.VolumeMount{
 		readOnly(volumeFetchOrder, orderDir),
 		{Name: volumeWork, MountPath: workDir},
@@ -125,7 +120,7 @@ func fetchContainer(s Settings, what Job) corev1.Container {
 // publishContainer pushes what the build left. No process of the build is alive
 // then, and nothing that one could have written is mounted but its output.
 func publishContainer(s Settings, what Job) corev1.Container {
-	c := towpathContainer(s, stepPublish, publishOrder, nobody)
+	c := towpathContainer(s, stepPublish, publishOrder)
 	c.VolumeMounts = []corev1.VolumeMount{
 		readOnly(volumePublishOrder, orderDir),
 		readOnly(volumeOut, outDir),
@@ -141,7 +136,13 @@ func publishContainer(s Settings, what Job) corev1.Container {
 }
 
 // towpathContainer is what the steps before and after kaniko have in common.
-func towpathContainer(s Settings, step, order string, user int64) corev1.Container {
+//
+// They are user 0, with no capability and no way to gain one. What fetch writes
+// belongs to root in the image that is made of it, as with every other builder;
+// and kaniko writes layers that their owner alone may read, so publish has to be
+// their owner. It reads no file that a RUN step gave to somebody else.
+func towpathContainer(s Settings, step, order string) corev1.Container {
+	root := int64(0)
 	return corev1.Container{
 		Name: step, Image: s.Image, ImagePullPolicy: corev1.PullIfNotPresent,
 		Command: []string{"towpath"},
@@ -156,7 +157,7 @@ func towpathContainer(s Settings, step, order string, user int64) corev1.Contain
 			Limits:   amounts("", "1Gi", "1Gi"),
 		},
 		SecurityContext: &corev1.SecurityContext{
-			RunAsUser: &user, RunAsGroup: &user, RunAsNonRoot: new(user != 0),
+			RunAsUser: &root, RunAsGroup: &root, RunAsNonRoot: new(false),
 			Privileged: new(false), ReadOnlyRootFilesystem: new(true), AllowPrivilegeEscalation: new(false),
 			Capabilities:   &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}},
 			SeccompProfile: runtimeDefault(),
@@ -312,19 +313,13 @@ func volumes(s Settings, what Job) []corev1.Volume {
 		empty(volumeFetchTmp, "1Gi", ""),
 		empty(volumePublishTmp, "1Gi", ""),
 	}
-	// Each secret is mounted into one container alone. fetch is root and needs no
-	// more than root's right to read; publish is nobody.
-	for _, secret := range []struct {
-		volume, name string
-		mode         int32
-	}{
-		{volumeGitSecret, what.GitSecret, 0o400},
-		{volumePullSecret, what.PullSecret, 0o400},
-		{volumeRegistrySecret, what.PushSecret, 0o444},
+	// Each secret is mounted into one container alone.
+	for _, secret := range []struct{ volume, name string }{
+		{volumeGitSecret, what.GitSecret}, {volumePullSecret, what.PullSecret}, {volumeRegistrySecret, what.PushSecret},
 	} {
 		if secret.name != "" {
 			all = append(all, corev1.Volume{Name: secret.volume, VolumeSource: corev1.VolumeSource{
-				Secret: &corev1.SecretVolumeSource{SecretName: secret.name, DefaultMode: &secret.mode},
+				Secret: &corev1.SecretVolumeSource{SecretName: secret.name, DefaultMode: new(int32(0o400))},
 			}})
 		}
 	}

@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	"golang.org/x/sys/unix"
 
 	"towpath.dev/towpath/kaniko/layout"
 )
@@ -227,4 +229,32 @@ type zeros struct{}
 func (zeros) Read(p []byte) (int, error) {
 	clear(p)
 	return len(p), nil
+}
+
+// TestUnreadable: publish may be root without any capability, so a RUN step can
+// hide a file from it by giving it away. That is the build's doing.
+func TestUnreadable(t *testing.T) {
+	t.Parallel()
+	dir := built(t, honest(t))
+	index := filepath.Join(dir, "index.json")
+	if err := os.Chmod(index, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for parent := filepath.Dir(dir); parent != filepath.Clean(os.TempDir()); parent = filepath.Dir(parent) {
+		if err := os.Chmod(parent, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// This thread is without rights over others' files for a moment.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Setfsuid(65534); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Setfsuid(0)
+	_, err := layout.Read(t.Context(), dir, layout.Limits{})
+	var fault *layout.FaultError
+	if !errors.As(err, &fault) || !strings.Contains(err.Error(), "it may not be read") {
+		t.Errorf("got %v, want the build's fault", err)
+	}
 }

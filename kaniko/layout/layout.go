@@ -293,6 +293,9 @@ func missing(where string, err error) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return fault(where, "it is missing")
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fault(where, "it may not be read")
+	}
 	return fmt.Errorf("layout: %s: %w", where, err)
 }
 
