@@ -2,6 +2,7 @@ package job
 
 // What the tests look at from outside.
 var (
-	JobDiffers = jobDiffers
-	PodDiffers = podDiffers
+	JobDiffers  = jobDiffers
+	PodDiffers  = podDiffers
+	OrderDigest = orderDigest
 )

@@ -61,7 +61,7 @@ func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
 		return verdict{state: succeeded}
 	}
 	if why := disrupted(pod); why != "" {
-		return breaks("its pod was ended from outside: %s", why)
+		return verdict{state: broken, err: hinted{fmt.Errorf("its pod was ended from outside: %s", why), evictionHint(pod)}}
 	}
 	if pod.Status.Phase == corev1.PodFailed && pod.Status.Reason == "DeadlineExceeded" {
 		step := reached(pod)
@@ -72,7 +72,8 @@ func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
 		return verdict{state: broken, err: hinted{fmt.Errorf("%w: it got as far as %s", late, or(step, "its node")), "raise builder.timeout, or find out what keeps the network or the node"}}
 	}
 	if pod.Status.Phase == corev1.PodFailed && pod.Status.Reason != "" {
-		return breaks("its pod was ended from outside: %s", reasonOf(pod.Status.Reason, pod.Status.Message))
+		why := reasonOf(pod.Status.Reason, pod.Status.Message)
+		return verdict{state: broken, err: hinted{fmt.Errorf("its pod was ended from outside: %s", why), evictionHint(pod)}}
 	}
 	if job.DeletionTimestamp != nil || pod.DeletionTimestamp != nil {
 		return judgeDeleted(job, pod, now)
@@ -259,6 +260,14 @@ func disrupted(pod *corev1.Pod) string {
 	}
 	if pod.Status.Phase != corev1.PodSucceeded && pod.Status.Reason == "NodeLost" {
 		return reasonOf(pod.Status.Reason, pod.Status.Message)
+	}
+	return ""
+}
+
+// evictionHint is for a build that was ended for what it took itself.
+func evictionHint(pod *corev1.Pod) string {
+	if said := strings.ToLower(pod.Status.Message); strings.Contains(said, "exceed") && (strings.Contains(said, "emptydir") || strings.Contains(said, "storage")) {
+		return "raise builder.kubernetes.resources.limits.ephemeral-storage, or have the Dockerfile leave less"
 	}
 	return ""
 }
