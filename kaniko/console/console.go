@@ -15,7 +15,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 )
 
@@ -147,56 +146,4 @@ func Cut(line string, bytes int) string {
 		bytes--
 	}
 	return line[:bytes] + "…"
-}
-
-// Clean makes a line of somebody else's harmless on a terminal: no control or
-// format characters, no escape sequences, no broken UTF-8, no end of blanks.
-func Clean(line []byte) string {
-	var b strings.Builder
-	for i := 0; i < len(line); {
-		if line[i] == 0x1b {
-			i += escapeLength(line[i:])
-			continue
-		}
-		r, size := utf8.DecodeRune(line[i:])
-		i += size
-		switch {
-		case r == '\t', r == '\n', r == '\r':
-			b.WriteByte(' ')
-		case r == utf8.RuneError && size == 1:
-			b.WriteByte('?')
-		case unicode.Is(unicode.C, r), r == '\u2028', r == '\u2029':
-		default:
-			b.WriteRune(r)
-		}
-	}
-	return strings.TrimSpace(b.String())
-}
-
-// escapeLength is how much of b an escape sequence takes (ECMA-48): CSI up to
-// its final byte, OSC and its kin up to BEL or ST, else two bytes.
-func escapeLength(b []byte) int {
-	if len(b) < 2 {
-		return len(b)
-	}
-	switch b[1] {
-	case '[':
-		for i := 2; i < len(b); i++ {
-			if b[i] >= 0x40 && b[i] <= 0x7e {
-				return i + 1
-			}
-		}
-		return len(b)
-	case ']', 'P', 'X', '^', '_':
-		for i := 2; i < len(b); i++ {
-			if b[i] == 0x07 {
-				return i + 1
-			}
-			if b[i] == 0x1b && i+1 < len(b) && b[i+1] == '\\' {
-				return i + 2
-			}
-		}
-		return len(b)
-	}
-	return 2
 }

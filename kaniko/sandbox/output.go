@@ -20,8 +20,9 @@ const (
 	keptLogs = 20       // log files kept of one image
 )
 
-// output is where everything goes that the steps of one build print: whole into
-// a file, up to a bound, and its last lines, cleaned, into an error.
+// output is where everything goes that the steps of one build print: whole, but
+// for what would act on a terminal, into a file, up to a bound; and its last
+// lines into an error.
 type output struct {
 	progress func(line string)
 
@@ -36,11 +37,12 @@ type output struct {
 type stream struct {
 	*output
 	console console.Stream
+	log     console.Plain
 }
 
 // stream is a pipe of a step; kaniko's own words come to its standard error.
 func (o *output) stream(kaniko bool) *stream {
-	return &stream{o, console.Stream{Tail: &o.tail, Kaniko: kaniko, Line: o.progress}}
+	return &stream{o, console.Stream{Tail: &o.tail, Kaniko: kaniko, Line: o.progress}, console.Plain{To: logFile{o}}}
 }
 
 // openOutput opens the build's log file and drops the image's oldest ones.
@@ -96,7 +98,9 @@ func dropOldLogs(dir, image string) {
 func (s *stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.keep(p)
+	if s.left > 0 { // else endless output would cost us more than it costs the build
+		_, _ = s.log.Write(p)
+	}
 	return s.console.Write(p)
 }
 
@@ -104,22 +108,28 @@ func (s *stream) Write(p []byte) (int, error) {
 func (s *stream) flush() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	_ = s.log.Flush()
 	s.console.Flush()
 }
 
-func (o *output) keep(p []byte) {
+// logFile is the file of an output whose lock is held.
+type logFile struct{ *output }
+
+// Write writes up to the bound. It never fails.
+func (o logFile) Write(p []byte) (int, error) {
 	if o.left <= 0 {
-		return
+		return len(p), nil
 	}
 	n, err := o.file.Write(p[:min(int64(len(p)), o.left)])
 	o.left -= int64(n)
 	if err != nil {
 		o.left = 0
-		return
+		return len(p), nil
 	}
 	if o.left == 0 {
 		fmt.Fprintf(o.file, "\n[the output goes on: this log ends after %d bytes]\n", maxLog)
 	}
+	return len(p), nil
 }
 
 // say adds a line of our own.

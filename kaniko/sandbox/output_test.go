@@ -60,6 +60,29 @@ func TestOutputKeepsTheLastLines(t *testing.T) {
 	}
 }
 
+// TestLogsAreText: whoever shows a log shows nothing that acts on the terminal,
+// and each line is of one stream.
+func TestLogsAreText(t *testing.T) {
+	t.Parallel()
+	_, out := newOutput(t)
+	stdout, stderr := out.stream(false), out.stream(true)
+	fmt.Fprint(stdout, "\x1b[2Jhidden\x1b]0;ti")
+	fmt.Fprint(stderr, "kaniko's\x1b[8m")
+	fmt.Fprint(stdout, "tle\x07 line\r 50%\r100%\n")
+	fmt.Fprint(stderr, " own\n")
+	fmt.Fprint(stdout, "no end")
+	stdout.flush()
+	stderr.flush()
+	out.say("towpath: %s", "\x1b[31mred")
+	content, err := os.ReadFile(out.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff("100%\nkaniko's own\nno end\ntowpath: red\n", string(content)); diff != "" {
+		t.Errorf("the log (-want +got):\n%s", diff)
+	}
+}
+
 func TestLogsAreBounded(t *testing.T) {
 	t.Parallel()
 	b, out := newOutput(t)
