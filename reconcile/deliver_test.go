@@ -6,7 +6,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/fleet"
+	"towpath.dev/towpath/gitops/source"
 )
 
 // unevenFleet promotes, but for one file that cannot be edited.
@@ -55,5 +57,42 @@ func TestARewrittenBranchIsTold(t *testing.T) {
 	o := d.Deliver(t.Context())
 	if diff := cmp.Diff([]string{"branch main was rewritten"}, o.Notices); diff != "" || o.State != Done || !o.OK() {
 		t.Errorf("state %s\n%s", o.State, diff)
+	}
+}
+
+// askedSource keeps what it was asked.
+type askedSource struct {
+	stubSource
+	query source.Query
+}
+
+func (s *askedSource) Choose(ctx context.Context, q source.Query) (source.Choice, error) {
+	s.query = q
+	return s.stubSource.Choose(ctx, q)
+}
+
+// usedFleet has promoted two commits by a person's word.
+type usedFleet struct{ Fleet }
+
+func (usedFleet) Promoted(context.Context, fleet.Image) (fleet.State, error) {
+	return fleet.State{Standing: fleet.Holds, Entry: &fleet.Entry{
+		Source: gitops.Hash{1}, Accepted: "yes", AcceptedBefore: gitops.Hash{2}.String(),
+	}}, nil
+}
+
+// TestAWordThatWasUsedChoosesNothing: the config is left as it is, and the
+// source hears only of words that still have something to say.
+func TestAWordThatWasUsedChoosesNothing(t *testing.T) {
+	t.Parallel()
+	s := &askedSource{}
+	d := delivery("a", s)
+	d.Fleet = usedFleet{}
+	d.Query.Accept = map[gitops.Hash]string{{1}: "yes", {2}: "yes", {3}: "yes"}
+	d.Deliver(t.Context())
+	if diff := cmp.Diff(map[gitops.Hash]string{{3}: "yes"}, s.query.Accept); diff != "" {
+		t.Error(diff)
+	}
+	if len(d.Query.Accept) != 3 {
+		t.Errorf("the config's words became %v", d.Query.Accept)
 	}
 }

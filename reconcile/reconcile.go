@@ -11,6 +11,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -194,6 +195,10 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	}
 	if entry := promoted.Entry; entry != nil {
 		query.Base = entry.Source
+		// A word that was used chooses nothing any more, so that a branch which
+		// was set back below it is told by its own tip.
+		query.Accept = maps.Clone(query.Accept)
+		maps.DeleteFunc(query.Accept, func(commit gitops.Hash, _ string) bool { return !entry.Accepts(commit) })
 		o.Base, o.Promoted, o.Bump = hash(entry.Source), entry.Ref, hash(entry.Bump)
 	}
 	choice, err := d.Source.Choose(ctx, query)
