@@ -125,19 +125,26 @@ func TestMessage(t *testing.T) {
 	}
 }
 
-// checkMessage checks what must hold for every message: git and ParseTrailers
-// find the trailers that were given, and no others.
-func checkMessage(t *testing.T, d Data, message string) {
+// checkTrailers checks that ParseTrailers finds what was given.
+func checkTrailers(t *testing.T, d Data, message string) (want Trailers) {
 	t.Helper()
-	want := d.Trailers
+	want = d.Trailers
 	want.Accepted = gitops.Line(want.Accepted, maxReason)
 	got, err := ParseTrailers(message)
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, message)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("trailers (-want +got):\n%s", diff)
+		t.Fatalf("trailers (-want +got):\n%s", diff)
 	}
+	return want
+}
+
+// checkMessage checks what must hold for every message: git and ParseTrailers
+// find the trailers that were given, and no others.
+func checkMessage(t *testing.T, d Data, message string) {
+	t.Helper()
+	want := checkTrailers(t, d, message)
 
 	git := exec.Command(lab.Tool(t, "git"), "interpret-trailers", "--parse", "--no-divider")
 	git.Stdin = strings.NewReader(message)
@@ -256,15 +263,7 @@ func FuzzMessage(f *testing.F) {
 			}
 			return
 		}
-		want := d.Trailers
-		want.Accepted = gitops.Line(want.Accepted, maxReason)
-		got, err := ParseTrailers(message)
-		if err != nil {
-			t.Fatalf("%v in\n%s", err, message)
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Fatalf("trailers (-want +got):\n%s", diff)
-		}
+		want := checkTrailers(t, d, message)
 		if strings.ContainsAny(message, "\x00\x1b\r") {
 			t.Fatalf("control characters in %q", message)
 		}
