@@ -12,9 +12,6 @@ import (
 	"towpath.dev/towpath/kaniko/executor"
 )
 
-// ids is how many user and group ids a build has: 0 to 65535 inside.
-const ids = 65536
-
 // capabilities are what unpacking an image and a package manager need as root.
 // None of them reaches beyond the build's own files and processes.
 var capabilities = []string{

@@ -61,9 +61,7 @@ func (b *Builder) Check(ctx context.Context) []error {
 	for _, controller := range missingControllers() {
 		found(fmt.Errorf("the cgroup controller %q is not available", controller), "boot with cgroup_enable="+controller+", or mount it below "+cgroupRoot)
 	}
-	if b.firstID() < ids {
-		found(fmt.Errorf("ids from %d on belong to this machine's own users", b.firstID()), "use 100000 or more")
-	}
+	found(b.checkIDs(), "")
 	for _, entry := range b.Allow {
 		_, err := parseAllow(entry)
 		found(err, "")

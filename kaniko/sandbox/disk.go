@@ -44,6 +44,14 @@ const (
 //
 // What is free is looked at while it measures, too: a build can make that take
 // as long as it likes.
+//
+// One thing escapes the limit: a file that was removed and whose last descriptor
+// is under way in a socket (SCM_RIGHTS) is in no process's table, and no system
+// call tells of its size. The kernel bounds how many such descriptors a user may
+// have under way (RLIMIT_NOFILE, 65536 here), and not what they hold. Such a
+// build is ended as one that filled the disk, when diskReserve is all that is
+// left; its files go with its last process. A file system for builds alone bounds
+// it: mount one at the cache.
 func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelCauseFunc) {
 	ticker := time.NewTicker(diskPause)
 	defer ticker.Stop()

@@ -4,12 +4,12 @@
 // credential.
 //
 // What always holds: kaniko and the RUN steps it starts see no secret, in no
-// file, variable, argument, keyring or socket; they are user 100000 or above
-// outside, have their own processes, network and root directory, a handful of
-// capabilities over those alone, and a filter over system calls; they reach public
-// addresses only, and what Allow names. Their memory, processes, disk and time
-// are bounded. When Run returns, whatever the outcome, nothing of the build is
-// left but its log. Where a piece of that is missing, the build is refused.
+// file, variable, argument, keyring or socket; outside they are users that
+// nobody else is, have their own processes, network and root directory, a handful
+// of capabilities over those alone, and a filter over system calls; they reach
+// public addresses only, and what Allow names. Their memory, processes, disk and
+// time are bounded. When Run returns, whatever the outcome, nothing of the build
+// is left but its log. Where a piece of that is missing, the build is refused.
 //
 // The package knows no git and no registry: both are the other two steps'.
 package sandbox
@@ -45,7 +45,7 @@ type Builder struct {
 	Pids    int64         // processes and threads of a build; 0: 4096
 	Timeout time.Duration // of each of the three steps; 0: 30 minutes
 
-	FirstID     uint32   // of the ranges of user and group ids, 65536 for each concurrent build; 0: 100000
+	FirstID     uint32   // of the ranges of user and group ids, 65536 for each of 256 places; 0: 0x70000000
 	Concurrency int      // builds at once, the others wait; 0: no bound
 	Allow       []string // private addresses that builds may reach: host:port, address or CIDR
 
@@ -181,6 +181,9 @@ func (b *Builder) ready(job Job) error {
 	if err := executor.CheckOrder(job.Order); err != nil {
 		return err
 	}
+	if err := b.checkIDs(); err != nil {
+		return err
+	}
 	digest, err := b.ExecutorDigest()
 	if err != nil {
 		return err
@@ -215,7 +218,7 @@ func (b *Builder) memory() int64          { return or(b.Memory, 4<<30) }
 func (b *Builder) disk() int64            { return or(b.Disk, 20<<30) }
 func (b *Builder) pids() int64            { return or(b.Pids, 4096) }
 func (b *Builder) timeout() time.Duration { return or(b.Timeout, 30*time.Minute) }
-func (b *Builder) firstID() uint32        { return or(b.FirstID, 100000) }
+func (b *Builder) firstID() uint32        { return or(b.FirstID, firstID) }
 
 func or[T comparable](value, otherwise T) T {
 	var none T
