@@ -182,6 +182,18 @@ func TestBrokenReload(t *testing.T) {
 	d.Wait("it is suspended", patience, func() bool { return strings.Contains(d.Logs(), "state=suspended") })
 	edit(t, w, "suspend: true", "suspend: false")
 	promotes(t, w, d, paint(w, "shade-2"))
+
+	// Taken away, as by a deployment that goes wrong, and brought back.
+	if err := os.Rename(w.Config, w.Config+".away"); err != nil {
+		t.Fatal(err)
+	}
+	d.Wait("it says that the config is gone", patience, func() bool { return strings.Contains(d.Logs(), "does not exist") })
+	promotes(t, w, d, paint(w, "shade-3"))
+	if err := os.Rename(w.Config+".away", w.Config); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, w, "suspend: false", "suspend: true")
+	d.Wait("it follows the config again", patience, func() bool { return strings.Count(d.Logs(), "state=suspended") > 1 })
 	if code := d.Stop(); code != 0 {
 		t.Errorf("the daemon ended with %d", code)
 	}

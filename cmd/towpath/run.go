@@ -7,9 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
+	"os/signal"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -96,6 +99,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 			}
 		})
 	})
+	defer g.hangups()()
 	_, err = within(ctx, func() struct{} {
 		loop.Run(ctx, snapshots)
 		watching.Wait()
@@ -103,6 +107,31 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	})
 	g.log.Info("towpath ends")
 	return err
+}
+
+// hangups keeps SIGHUP, by which daemons are told to read their config, from
+// ending this one, which reads it whenever it changes. On a terminal it means
+// what it always does. The function returned ends that.
+func (g *globals) hangups() (stop func()) {
+	if terminal(g.err) {
+		return func() {}
+	}
+	received, done := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(received, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-received:
+				g.log.Info("SIGHUP: nothing to do, the config is read whenever it changes")
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(received)
+		close(done)
+	}
 }
 
 // within runs work that ends soon after its context does, and gives up waiting

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +48,7 @@ func (w *World) Repository() string { return w.Registry.Repository("apps/podinfo
 // `towpath keygen`, and nothing has been promoted.
 func NewWorld(t testing.TB, o WorldOptions) *World {
 	t.Helper()
+	noteSources(t)
 	w := &World{Dir: t.TempDir(), Binary: o.Binary, t: t}
 	w.Config = filepath.Join(w.Dir, "towpath.yaml")
 	w.Git = NewGit(t, o.Git)
@@ -236,6 +238,30 @@ func BuildTowpath(dir string, args ...string) (string, error) {
 		return "", fmt.Errorf("go build: %w\n%s", err, out)
 	}
 	return path, nil
+}
+
+// noteSources looks at every source file of the program. The go command keeps
+// the result of a test until something changes that a test has looked at; it
+// cannot see into the process that builds the program, nor into TestMain.
+func noteSources(t testing.TB) {
+	t.Helper()
+	root, err := filepath.Abs(".")
+	for err == nil && !Exists(filepath.Join(root, "cmd", "towpath")) && root != "/" {
+		root = filepath.Dir(root)
+	}
+	for _, dir := range []string{"cmd", "config", "gitops", "kaniko", "reconcile"} {
+		if err == nil && root != "/" { // elsewhere there are none to look at
+			err = filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
+				if err == nil && filepath.Ext(path) == ".go" {
+					_, err = os.Stat(path)
+				}
+				return err
+			})
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Exists tells whether a file is there.

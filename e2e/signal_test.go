@@ -1,0 +1,64 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"towpath.dev/towpath/e2e/lab"
+)
+
+// TestHangupIsNoEnd: SIGHUP, by which many daemons are told to read their
+// config, does not end one that reads it anyway.
+func TestHangupIsNoEnd(t *testing.T) {
+	t.Parallel()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory})
+	d := w.Daemon(t, nil)
+	promotes(t, w, d, w.App.Head())
+	for n := range 2 {
+		if err := d.Process.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		d.Wait("it says that it need not be told", patience, func() bool { return strings.Count(d.Logs(), "SIGHUP") > n })
+	}
+	promotes(t, w, d, paint(w, "blue"))
+	if code := d.Stop(); code != 0 {
+		t.Errorf("the daemon ended with %d", code)
+	}
+}
+
+// TestASecondSignalEndsAtOnce: while a container runtime that minds no signal
+// keeps the daemon from ending well, a second SIGTERM ends it without delay.
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Config: func(w *lab.World, config string) string {
+		runtime := filepath.Join(w.Dir, "runtime")
+		lab.WriteFile(t, runtime, []byte("#!/bin/sh\ntrap '' TERM\necho $$ > "+w.Dir+"/runtime.pid\nwhile [ -e "+w.Dir+"/runtime ]; do sleep 0.2; done\n"))
+		if err := os.Chmod(runtime, 0o700); err != nil { //nolint:gosec // it is run
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(runtime) }) // by which it ends
+		return strings.Replace(config, "type: sandbox\n", "type: sandbox\n  sandbox: {runtime: "+runtime+"}\n", 1)
+	}})
+	d := w.Daemon(t, nil)
+	d.Wait("the runtime runs", patience, func() bool { return lab.Exists(filepath.Join(w.Dir, "runtime.pid")) })
+	began := time.Now()
+	if err := d.Process.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	// The second must not come before the first is taken, which nothing tells.
+	impatient := time.NewTicker(time.Second)
+	defer impatient.Stop()
+	for d.Process.Process.Signal(syscall.SIGTERM) == nil && time.Since(began) < patience {
+		<-impatient.C
+	}
+	if code := d.Stop(); code != -1 {
+		t.Errorf("the daemon ended with %d, want an end by the signal\n%s", code, d.Logs())
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
