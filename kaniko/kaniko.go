@@ -194,6 +194,7 @@ type BuildError struct {
 	Step string // fetch, build or publish
 	Log  string // file that holds the whole output; empty if none was written
 	Tail string // the last lines of the output, cleaned
+	Kept bool   // the builder keeps it and says so again when asked: it need not be remembered
 	Err  error
 }
 

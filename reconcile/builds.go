@@ -10,8 +10,9 @@ import (
 
 // Builds keeps the work on images within bounds: each order is worked on once
 // however many deliveries ask for it, so many are built at a time, and a build
-// that failed by its own fault is not repeated. What it remembers is lost with
-// the process and costs one build then. Safe for concurrent use.
+// that failed by its own fault is not repeated, unless its builder keeps the
+// failure and says so itself. What is remembered here is lost with the process
+// and costs one build then. Safe for concurrent use.
 type Builds struct {
 	slots chan struct{}
 
@@ -89,7 +90,7 @@ func (b *Builds) fly(ctx context.Context, id work, f *flight, do func(context.Co
 		delete(b.running, id)
 	}
 	var fault *kaniko.BuildError
-	if errors.As(f.err, &fault) && f.config == b.config {
+	if errors.As(f.err, &fault) && !fault.Kept && f.config == b.config {
 		b.faults[id] = f.err
 	}
 	b.mu.Unlock()

@@ -111,9 +111,39 @@ func (c *checker) builder(ctx context.Context) []finding {
 		found = append(found, findingOf("builder", err))
 	}
 	if digest, err := c.w.builder.ExecutorDigest(); err == nil && len(found) == 0 {
-		found = append(found, finding{"builder", good, "sandbox, executor " + digest, ""})
+		found = append(found, finding{"builder", good, c.cfg.Builder.Type + ", executor " + digest, ""})
+	}
+	if jobs, ok := c.w.builder.(*inCluster); ok {
+		found = append(found, c.jobSecrets(ctx, jobs))
 	}
 	return found
+}
+
+// jobSecrets checks that the Secrets that builds mount are in the builds'
+// namespace, as far as that is to be seen.
+func (c *checker) jobSecrets(ctx context.Context, jobs *inCluster) finding {
+	subject := "secrets of builds"
+	var names []string
+	for i := range c.cfg.Images {
+		with := c.w.images(c.cfg, &c.cfg.Images[i]).with
+		names = append(names, with.git, with.pull, with.push)
+	}
+	slices.Sort(names)
+	names = slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
+	namespace := c.cfg.Builder.Kubernetes.Namespace
+	if len(names) == 0 {
+		return finding{subject, good, "builds need none", ""}
+	}
+	missing, visible, err := jobs.MissingSecrets(ctx, names)
+	switch {
+	case err != nil:
+		return findingOf(subject, err)
+	case !visible:
+		return finding{subject, good, fmt.Sprintf("builds need %s in namespace %s, where Towpath may not look, as it should be", strings.Join(names, ", "), namespace), ""}
+	case len(missing) > 0:
+		return finding{subject, problem, fmt.Sprintf("namespace %s has no Secret %s", namespace, strings.Join(missing, ", ")), "make them there, with the keys that they have in Towpath's own namespace"}
+	}
+	return finding{subject, good, fmt.Sprintf("%s are in namespace %s", strings.Join(names, ", "), namespace), ""}
 }
 
 // provenance checks the key that signs images.

@@ -6,22 +6,19 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/kaniko"
 	"towpath.dev/towpath/kaniko/registry"
-	"towpath.dev/towpath/kaniko/sandbox"
 	"towpath.dev/towpath/kaniko/seal"
 )
 
 // images is where one image of the config is built, kept and sealed: the
 // builder, the registry and the provenance key, as that config names them.
 type images struct {
-	builder  *sandbox.Builder
+	builder  builder
 	secrets  config.Secrets
-	job      sandbox.Job // without its order
-	push     string      // name of the registry's secret; empty: the standard keychains
+	with     credentials // for a build; without push, the standard keychains serve here
 	insecure bool
 	seals    *seal.Images
 
@@ -32,20 +29,13 @@ type images struct {
 // images wires one image's building and sealing.
 func (w *wiring) images(cfg *config.Config, image *config.Image) *images {
 	secrets := config.Secrets{Dir: cfg.Secrets}
-	directory := func(name string) string {
-		if name == "" {
-			return ""
-		}
-		return secrets.Directory(name)
-	}
 	i := &images{
 		builder: w.builder, secrets: secrets, insecure: image.Destination.Insecure,
-		push: cfg.RegistrySecret(image.Destination.Repository, image.Destination.SecretRef.Name),
-	}
-	i.job = sandbox.Job{
-		GitSecret:  directory(cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name)),
-		PullSecret: directory(image.Build.Pull.SecretRef.Name),
-		PushSecret: directory(i.push),
+		with: credentials{
+			git:  cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name),
+			pull: image.Build.Pull.SecretRef.Name,
+			push: cfg.RegistrySecret(image.Destination.Repository, image.Destination.SecretRef.Name),
+		},
 	}
 	i.seals = &seal.Images{
 		Key:    func() (map[string][]byte, error) { return secrets.Read(cfg.Signing.Provenance.SecretRef.Name) },
@@ -62,9 +52,9 @@ func (i *images) registry(repository string) (*registry.Client, error) {
 	if i.client != nil {
 		return i.client, nil
 	}
-	options := registry.Options{Repository: repository, Insecure: i.insecure, SecretName: i.push}
-	if i.push != "" {
-		options.Secret = func() (map[string][]byte, error) { return i.secrets.Read(i.push) }
+	options := registry.Options{Repository: repository, Insecure: i.insecure, SecretName: i.with.push}
+	if i.with.push != "" {
+		options.Secret = func() (map[string][]byte, error) { return i.secrets.Read(i.with.push) }
 	}
 	client, err := registry.New(options)
 	if err != nil {
@@ -85,30 +75,24 @@ func (i *images) Find(ctx context.Context, order kaniko.Order) (kaniko.Result, b
 
 // Build implements reconcile.Images.
 func (i *images) Build(ctx context.Context, order kaniko.Order) (kaniko.Result, error) {
-	job := i.job
-	job.Order = order
-	began := time.Now()
-	built, err := i.builder.Run(ctx, job)
-	if err != nil {
-		return kaniko.Result{Started: began, Finished: time.Now(), Notices: built.Warnings}, err
-	}
-	return kaniko.Result{
-		Image:   kaniko.Image{Repository: order.Destination.Repository, Digest: built.Digest, Size: built.Size},
-		Started: began, Finished: time.Now(), Notices: built.Warnings,
-	}, nil
+	return i.builder.Build(ctx, order, i.with)
 }
 
 // Seal implements reconcile.Images.
 func (i *images) Seal(ctx context.Context, order kaniko.Order, built kaniko.Result) (kaniko.Result, error) {
-	sealed, err := i.seals.Seal(ctx, order, built.Image, seal.Run{
+	run := seal.Run{
 		ID: rand.Text(), Started: built.Started, Finished: built.Finished,
 		Builder: seal.BuilderSandbox, Versions: map[string]string{"towpath": version},
-	})
+	}
+	if built.Run != "" {
+		run.ID, run.Builder = built.Run, seal.BuilderKubernetes
+	}
+	sealed, err := i.seals.Seal(ctx, order, built.Image, run)
 	if err != nil {
 		return built, err
 	}
 	result := resultOf(sealed)
-	result.Started, result.Finished = built.Started, built.Finished
+	result.Started, result.Finished, result.Run = built.Started, built.Finished, built.Run
 	result.Notices = append(result.Notices, built.Notices...)
 	return result, nil
 }

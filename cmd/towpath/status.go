@@ -19,7 +19,7 @@ type row struct {
 	Target   string          `json:"target"`
 	Head     string          `json:"head"`     // tip of the source branch
 	LastGood string          `json:"lastGood"` // newest commit that may be built
-	Built    string          `json:"built"`    // its image is built and sealed: yes or no; failed as the history says
+	Built    string          `json:"built"`    // its image is built and sealed: yes, no, or building; failed as its Job or the history says
 	Bump     string          `json:"bump"`     // newest bump commit
 	Promoted string          `json:"promoted"` // source commit of the ledger
 	State    reconcile.State `json:"state"`
@@ -49,10 +49,15 @@ nothing.`,
 			if err != nil {
 				return err
 			}
-			inCluster := g.fluxView(cfg)
+			inCluster, building := g.fluxView(cfg), w.jobView(cmd.Context())
 			rows := each(groups, func(d *reconcile.Delivery) row {
 				s := d.Look(cmd.Context())
-				r := rowOf(s, newest(past, d.Image.Name, d.Target))
+				last, doing, notices := building.last(s, newest(past, d.Image.Name, d.Target))
+				r := rowOf(s, last)
+				if doing != "" {
+					r.Built, r.Reason = "building", doing
+				}
+				r.Notices = append(r.Notices, notices...)
 				r.Applied = inCluster.of(cmd.Context(), d, s.Promoted)
 				r.Notices = append(r.Notices, gone(cmd.Context(), d, s)...)
 				return r

@@ -70,7 +70,7 @@ func (g *globals) why(ctx context.Context, what string) error {
 		return err
 	}
 	named := cfg.Image(what) != nil
-	inCluster := g.fluxView(cfg)
+	inCluster, building := g.fluxView(cfg), w.jobView(ctx)
 	answers := each(groups, func(d *reconcile.Delivery) *answer {
 		if named && d.Image.Name != what {
 			return nil
@@ -82,7 +82,7 @@ func (g *globals) why(ctx context.Context, what string) error {
 				history = append(history, o)
 			}
 		}
-		a := answerOf(s, history)
+		a := answerOf(s, history, building)
 		if applied := inCluster.of(ctx, d, s.Promoted); applied != nil {
 			a.Gates, a.Applied = append(a.Gates, liveGate(applied)), applied
 		}
@@ -151,7 +151,7 @@ const (
 	unknown = "unknown"
 )
 
-func answerOf(s reconcile.Sight, history []reconcile.Outcome) *answer {
+func answerOf(s reconcile.Sight, history []reconcile.Outcome, jobs *jobView) *answer {
 	o := s.Outcome
 	a := &answer{Image: o.Image, Target: o.Target, State: o.State, Next: o.Hint, Problems: o.Problems, Notices: o.Notices, History: history}
 	if o.Err != nil && s.Choice.Commit.Hash.IsZero() {
@@ -164,7 +164,9 @@ func answerOf(s reconcile.Sight, history []reconcile.Outcome) *answer {
 			last = one
 		}
 	}
-	a.Gates = []gate{sourceGate(s), verifyGate(s), descentGate(s), buildGate(s, last), promoteGate(s)}
+	last, building, notices := jobs.last(s, last)
+	a.Notices = append(a.Notices, notices...)
+	a.Gates = []gate{sourceGate(s), verifyGate(s), descentGate(s), buildGate(s, last, building), promoteGate(s)}
 	if a.State == reconcile.Planned && last.Stopped() {
 		a.State, a.Next, a.Output = last.State, last.Hint, last.Output
 	}
@@ -211,8 +213,10 @@ func descentGate(s reconcile.Sight) gate {
 	}
 }
 
-func buildGate(s reconcile.Sight, last reconcile.Outcome) gate {
+func buildGate(s reconcile.Sight, last reconcile.Outcome, building string) gate {
 	switch {
+	case building != "":
+		return gate{Gate: "build", Verdict: waiting, Detail: building}
 	case s.Built:
 		return gate{Gate: "build", Verdict: passed, Detail: s.Image.Ref() + ", sealed by us"}
 	case s.Choice.Relation == gitops.Same && s.Promoted.Entry != nil && s.Promoted.Entry.Ref != "":

@@ -9,8 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -25,7 +23,6 @@ import (
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/gitops/wire"
 	"towpath.dev/towpath/kaniko"
-	"towpath.dev/towpath/kaniko/sandbox"
 	"towpath.dev/towpath/reconcile"
 )
 
@@ -42,7 +39,7 @@ type wiring struct {
 	fleets  map[string]*fleet.Fleet
 	remotes []*wire.Remote
 	builds  *reconcile.Builds
-	builder *sandbox.Builder
+	builder builder
 	built   string // digest of the config's builder that builds and builder were made for
 }
 
@@ -176,7 +173,7 @@ func (w *wiring) current(name, digest string) bool {
 }
 
 // order is what to build for a commit.
-func order(builder *sandbox.Builder, kanikoArgs []string, image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
+func order(builder builder, kanikoArgs []string, image *config.Image, commit gitops.Commit) (kaniko.Order, error) {
 	executor, err := builder.ExecutorDigest()
 	if err != nil {
 		return kaniko.Order{}, err
@@ -309,39 +306,14 @@ func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remot
 	return remote, nil
 }
 
-// prepareBuilder makes the builder that the config describes, unless the one
-// there is still it.
-func (w *wiring) prepareBuilder(cfg *config.Config) error {
-	if cfg.Builder.Type == config.BuilderKubernetes {
-		return hinted{errors.New("builder.type: kubernetes is not in this version"), "type: sandbox builds on this machine"}
-	}
-	digest := digestOf(cfg.Builder, cfg.Cache)
-	if w.builder != nil && w.built == digest {
-		return nil
-	}
-	self, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("builder: %w", err)
-	}
-	executor := cfg.Builder.Kaniko.Executor
-	if found, err := exec.LookPath(executor); err == nil {
-		executor = found // the builder says what is missing
-	}
-	w.builder = &sandbox.Builder{
-		Self: self, Executor: executor, Runtime: cfg.Builder.Sandbox.Runtime,
-		Dir:    filepath.Join(cfg.Cache, "builds"),
-		Memory: int64(cfg.Builder.Sandbox.Memory), Pids: cfg.Builder.Sandbox.PIDs,
-		Timeout: cfg.Builder.Timeout, Allow: cfg.Builder.Sandbox.Allow,
-		Log: w.log, Progress: w.progress,
-	}
-	w.builds = reconcile.NewBuilds(cfg.Builder.Concurrency)
-	w.built = digest
-	return nil
-}
-
-// sweep clears what builds left that died with their daemon.
+// sweep clears what builds on this machine left that died with their daemon.
+// Jobs go on without one.
 func (w *wiring) sweep(ctx context.Context) {
-	if err := w.builder.Sweep(ctx); err != nil {
+	here, ok := w.builder.(*inSandbox)
+	if !ok {
+		return
+	}
+	if err := here.Sweep(ctx); err != nil {
 		w.log.Warn("what an earlier build left was not cleared", "error", err)
 	}
 }
@@ -351,6 +323,9 @@ func (w *wiring) close() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var all []error
+	if jobs, ok := w.builder.(*inCluster); ok {
+		all = append(all, jobs.Close())
+	}
 	for _, open := range w.fleets {
 		all = append(all, open.Close())
 	}

@@ -88,7 +88,7 @@ func imageDiffers(pod *corev1.Pod) string {
 		if status.State.Terminated == nil && status.State.Running == nil {
 			continue
 		}
-		want, err := pinned(pins[status.Name])
+		want, err := Pinned(pins[status.Name])
 		if err != nil {
 			return fmt.Sprintf("%s: %v", status.Name, err)
 		}

@@ -113,7 +113,7 @@ func (b *Builder) believe(ctx context.Context, job *batchv1.Job, pod *corev1.Pod
 // blame tells whose fault a step's failure was, and records it where it was the
 // build's own.
 func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, stands verdict) error {
-	fault := &kaniko.BuildError{Step: stands.step, Err: stands.err}
+	fault := &kaniko.BuildError{Step: stands.step, Err: stands.err, Kept: true}
 	if stands.step == stepBuild {
 		fault.Step = "build"
 		tail, err := b.tail(ctx, pod)
@@ -249,7 +249,7 @@ func recorded(job *batchv1.Job) error {
 	if entry.Hint != "" {
 		why = hinted{why, line(entry.Hint)}
 	}
-	return &kaniko.BuildError{Step: line(entry.Step), Err: why, Tail: strings.Join(lines, "\n")}
+	return &kaniko.BuildError{Step: line(entry.Step), Err: why, Tail: strings.Join(lines, "\n"), Kept: true}
 }
 
 // expire lets Kubernetes remove the Job of a successful build some time from its

@@ -61,7 +61,7 @@ func Client(to *rest.Config, log *slog.Logger) (kubernetes.Interface, error) {
 	// and says when to come again, which is obeyed. A limit here would only hold
 	// a result back that is ready.
 	to.QPS, to.Burst, to.RateLimiter = -1, 0, nil
-	to.UserAgent = "towpath"
+	to.UserAgent = or(to.UserAgent, "towpath")
 	to.ContentType = "application/vnd.kubernetes.protobuf"
 	to.AcceptContentTypes = "application/vnd.kubernetes.protobuf,application/json"
 	client, err := kubernetes.NewForConfig(to)
@@ -106,7 +106,7 @@ func (b *Builder) Close() error {
 }
 
 // ExecutorDigest is the digest of kaniko's image, sha256:<hex>.
-func (b *Builder) ExecutorDigest() (string, error) { return pinned(b.settings.Kaniko) }
+func (b *Builder) ExecutorDigest() (string, error) { return Pinned(b.settings.Kaniko) }
 
 // look returns what is to be seen of the namespace. done must be called when it
 // is needed no more; some time after the last one the watches end.

@@ -50,7 +50,7 @@ func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
 		case job.DeletionTimestamp != nil:
 			return verdict{state: broken, err: errDeleted}
 		case end == nil:
-			return verdict{doing: "waits for its pod"}
+			return judgePodless(job, now)
 		case end.Type == batchv1.JobComplete:
 			return breaks("its pod is gone, and with it the result")
 		default:
@@ -82,6 +82,18 @@ func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
 		return judgeFailed(pod)
 	}
 	return judgeGoing(pod, now)
+}
+
+// judgePodless judges a Job that nobody has made a pod for yet.
+func judgePodless(job *batchv1.Job, now time.Time) verdict {
+	waited := now.Sub(job.CreationTimestamp.Time)
+	if waited < startup {
+		return verdict{doing: "waits for its pod", again: startup - waited}
+	}
+	return verdict{state: broken, err: hinted{
+		fmt.Errorf("no pod was made for it within %s", startup),
+		"see the events of such a Job (kubectl describe job): a quota on pods, an admission policy, or no ServiceAccount " + serviceAccount + " in the namespace",
+	}}
 }
 
 // judgeDeleted judges a pod that is being deleted.

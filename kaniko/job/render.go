@@ -78,7 +78,7 @@ func Render(s Settings, what Job) (*batchv1.Job, error) {
 	if err := executor.CheckOrder(order); err != nil {
 		return nil, err
 	}
-	if image, err := pinned(s.Kaniko); err != nil || order.Executor != image {
+	if image, err := Pinned(s.Kaniko); err != nil || order.Executor != image {
 		return nil, fmt.Errorf("the order is for executor %s, and kaniko's image is %s", order.Executor, image)
 	}
 	own, err := ordersOf(s, what)

@@ -60,8 +60,9 @@ const queueing = time.Hour
 
 var digest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
-// pinned is the digest of an image that is named by one, sha256:<hex>.
-func pinned(image string) (string, error) {
+// Pinned is the digest of an image that is named by one, sha256:<hex>. An image
+// that is not is an error.
+func Pinned(image string) (string, error) {
 	parsed, err := name.NewDigest(image)
 	if err != nil || !digest.MatchString(parsed.DigestStr()) {
 		return "", fmt.Errorf("image %q: want NAME@sha256:<hex>: what a tag names is for its registry to say", image)
@@ -75,10 +76,10 @@ func (s *Settings) check() error {
 	if s.Namespace == "" {
 		problems = append(problems, errors.New("no namespace to build in"))
 	}
-	if _, err := pinned(s.Image); err != nil {
+	if _, err := Pinned(s.Image); err != nil {
 		problems = append(problems, fmt.Errorf("towpath's own %w", err))
 	}
-	if _, err := pinned(s.Kaniko); err != nil {
+	if _, err := Pinned(s.Kaniko); err != nil {
 		problems = append(problems, fmt.Errorf("kaniko's %w", err))
 	}
 	for _, proxy := range []string{s.Proxy.HTTP, s.Proxy.HTTPS, s.Proxy.No} {

@@ -1,0 +1,105 @@
+package job
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"towpath.dev/towpath/kaniko"
+)
+
+// Standing is how a build stands in the cluster, for people to read.
+type Standing struct {
+	Job     string             // its name
+	Image   string             // the image's name in the config
+	Commit  string             // 40 hexadecimal digits
+	Made    time.Time          // when the Job was made
+	Doing   string             // what it is at; empty: it has ended
+	Failure *kaniko.BuildError // why it failed by its own fault, or nil; the same commit is not built again
+}
+
+// Standings are those of every Job in the namespace, by the Job's name. It asks
+// the API server twice, however many there are. What it tells is not verified as
+// a result is.
+func (b *Builder) Standings(ctx context.Context) (map[string]Standing, error) {
+	jobs, pods, err := b.list(ctx, selector)
+	if err != nil {
+		return nil, err
+	}
+	standings := map[string]Standing{}
+	for i := range jobs {
+		job := &jobs[i]
+		s := Standing{
+			Job: job.Name, Image: line(job.Labels[labelImage]), Commit: line(job.Annotations[annotationCommit]), Made: job.CreationTimestamp.Time,
+		}
+		var fault *kaniko.BuildError
+		if errors.As(recorded(job), &fault) {
+			s.Failure = fault
+		} else if stands := judge(job, pods[job.UID], time.Now()); stands.state == going {
+			s.Doing = stands.doing
+		}
+		standings[job.Name] = s
+	}
+	return standings, nil
+}
+
+// list reads Jobs, the newest first, and the pod of each.
+func (b *Builder) list(ctx context.Context, selector string) ([]batchv1.Job, map[types.UID]*corev1.Pod, error) {
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	jobs, err := b.client.BatchV1().Jobs(b.settings.Namespace).List(limited, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, nil, hintAPI(fmt.Errorf("list Jobs in namespace %s: %w", b.settings.Namespace, err))
+	}
+	pods, err := b.client.CoreV1().Pods(b.settings.Namespace).List(limited, metav1.ListOptions{LabelSelector: selector})
+	if err != nil {
+		return nil, nil, hintAPI(fmt.Errorf("list pods in namespace %s: %w", b.settings.Namespace, err))
+	}
+	byJob := map[types.UID]*corev1.Pod{}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		owner := metav1.GetControllerOf(pod)
+		if owner == nil {
+			continue
+		}
+		if first := byJob[owner.UID]; first == nil || pod.CreationTimestamp.Before(&first.CreationTimestamp) {
+			byJob[owner.UID] = pod
+		}
+	}
+	slices.SortFunc(jobs.Items, func(a, b batchv1.Job) int {
+		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), cmp.Compare(a.Name, b.Name))
+	})
+	return jobs.Items, byJob, nil
+}
+
+// ofImage selects the Jobs and pods of one image.
+func ofImage(image string) string { return selector + "," + labelImage + "=" + image }
+
+// Retry removes the failed builds of an image, so that the same commit is built
+// again, and returns the names of their Jobs. Builds at work are left alone.
+func (b *Builder) Retry(ctx context.Context, image string) ([]string, error) {
+	jobs, _, err := b.list(ctx, ofImage(image))
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	for i := range jobs {
+		end := ending(&jobs[i])
+		if end == nil || end.Type == batchv1.JobComplete || jobs[i].DeletionTimestamp != nil {
+			continue
+		}
+		if err := b.remove(ctx, &jobs[i]); err != nil {
+			return removed, fmt.Errorf("build Job %s: %w", jobs[i].Name, err)
+		}
+		removed = append(removed, jobs[i].Name)
+	}
+	return removed, nil
+}
