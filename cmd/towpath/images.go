@@ -38,6 +38,7 @@ func (w *wiring) images(cfg *config.Config, image *config.Image) *images {
 		},
 	}
 	i.seals = &seal.Images{
+		Ring:   &w.keys,
 		Key:    func() (map[string][]byte, error) { return secrets.Read(cfg.Signing.Provenance.SecretRef.Name) },
 		Client: func(to kaniko.Destination) (*registry.Client, error) { return i.registry(to.Repository) },
 	}

@@ -23,6 +23,7 @@ import (
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/gitops/wire"
 	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/seal"
 	"towpath.dev/towpath/reconcile"
 )
 
@@ -41,6 +42,7 @@ type wiring struct {
 	builds  *reconcile.Builds
 	builder builder
 	built   string // digest of the config's builder that builds and builder were made for
+	keys    seal.Ring
 }
 
 func newWiring(log *slog.Logger, progress func(string)) *wiring {

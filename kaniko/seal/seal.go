@@ -11,15 +11,12 @@ package seal
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -49,10 +46,10 @@ type Images struct {
 	Key func() (map[string][]byte, error)
 	// Client is the registry client for a destination; it is not closed here.
 	Client func(kaniko.Destination) (*registry.Client, error)
+	// Ring keeps the decrypted key, for all who share it; nil: one of its own.
+	Ring *Ring
 
-	mu   sync.Mutex
-	sum  [sha256.Size]byte
-	last *Key
+	own Ring
 }
 
 // Sealed is an image of ours, and what stood in its way.
@@ -136,22 +133,16 @@ func (i *Images) open(order kaniko.Order) (*Key, *registry.Client, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("provenance key: %w", err)
 	}
-	hash := sha256.New()
-	for _, name := range slices.Sorted(maps.Keys(secret)) {
-		fmt.Fprintf(hash, "%q=%q\n", name, secret[name])
+	ring := i.Ring
+	if ring == nil {
+		ring = &i.own
 	}
-	sum := [sha256.Size]byte(hash.Sum(nil))
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.last == nil || i.sum != sum {
-		key, err := LoadKey(secret)
-		if err != nil {
-			return nil, nil, err
-		}
-		i.last, i.sum = key, sum
+	key, err := ring.Load(secret)
+	if err != nil {
+		return nil, nil, err
 	}
 	client, err := i.Client(order.Destination)
-	return i.last, client, err
+	return key, client, err
 }
 
 // search is one look around a repository for images of one build.
