@@ -269,7 +269,8 @@ type Source struct {
 	// Verify says whose commits may be built.
 	Verify Verify `json:"verify"`
 	// Accept is a person's word for single commits: they pass the descent
-	// check, and are promoted once more if they were held.
+	// check, and are promoted once more if they were held. It counts once for
+	// a commit and a target, whatever is promoted later.
 	Accept []Accept `json:"accept,omitempty"`
 }
 
