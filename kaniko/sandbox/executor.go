@@ -38,7 +38,8 @@ func stateOf(path string) (executorFile, error) {
 }
 
 // ExecutorDigest is the SHA-256 of the kaniko executor, sha256:<hex>. It is
-// computed anew only when the file has changed.
+// computed anew only when the file has changed, also since another process of
+// ours computed it.
 func (b *Builder) ExecutorDigest() (string, error) {
 	now, err := stateOf(b.Executor)
 	if err != nil {
@@ -53,8 +54,11 @@ func (b *Builder) ExecutorDigest() (string, error) {
 			return known.digest, nil
 		}
 	}
-	if now.digest, err = fileDigest(b.Executor); err != nil {
-		return "", fmt.Errorf("kaniko executor: %w", err)
+	if now.digest = b.recall(now); now.digest == "" {
+		if now.digest, err = fileDigest(b.Executor); err != nil {
+			return "", fmt.Errorf("kaniko executor: %w", err)
+		}
+		b.remember(now)
 	}
 	b.executor = now
 	return now.digest, nil
