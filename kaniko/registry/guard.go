@@ -97,12 +97,14 @@ func newGuard(registry name.Registry, insecure bool, config *tls.Config) *guard 
 
 // RoundTrip refuses plain HTTP where it was not allowed and inner addresses
 // where the registry is an outer one, notes Retry-After, and bounds the answer.
+// Where plain HTTP is allowed, the registry may send us on to a storage service
+// that speaks it; a credential goes over it to the registry's own host alone.
 func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 	host := req.URL.Hostname()
 	switch req.URL.Scheme {
 	case "https":
 	case "http":
-		if !g.insecure && !isLoopback(host) {
+		if !isLoopback(host) && (!g.insecure || host != g.host && carriesCredential(req)) {
 			return nil, &refusal{reason: "plain HTTP to " + host + " is not allowed", insecure: host == g.host}
 		}
 	default:
@@ -132,6 +134,13 @@ func (g *guard) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = &bounded{body: resp.Body, left: maxAnswer}
 	}
 	return resp, nil
+}
+
+// carriesCredential says whether a request shows who we are: by its header, or
+// by the form that a token service takes.
+func carriesCredential(req *http.Request) bool {
+	return req.Header.Get("Authorization") != "" || req.URL.User != nil ||
+		strings.HasPrefix(req.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 
 func (g *guard) judge(host string, address netip.Addr) error {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -110,6 +111,39 @@ func TestRetryAfter(t *testing.T) {
 	} {
 		if got := retryAfter(header, now); got != want {
 			t.Errorf("%q: %s, want %s", header, got, want)
+		}
+	}
+}
+
+// TestPlainHTTPToOthers: what is allowed for the registry sends its credential
+// unencrypted to no other host, whatever token service it names.
+func TestPlainHTTPToOthers(t *testing.T) {
+	t.Parallel()
+	registry, err := name.NewRegistry("registry.example.com:5000", name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	for _, c := range []struct {
+		target, header, value string
+		refused               bool
+	}{
+		{"http://registry.example.com:5000/v2/", "Authorization", "Basic eDp5", false},
+		{"http://auth.example.com/token", "Authorization", "Basic eDp5", true},
+		{"http://auth.example.com/token", "Content-Type", "application/x-www-form-urlencoded", true},
+		{"http://x:y@auth.example.com/token", "Accept", "*/*", true},
+		{"https://auth.example.com/token", "Authorization", "Basic eDp5", false},
+		{"http://storage.example.com/blob", "Accept", "*/*", false},
+	} {
+		req, err := http.NewRequestWithContext(ended, http.MethodGet, c.target, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(c.header, c.value)
+		_, err = newGuard(registry, true, nil).RoundTrip(req)
+		if _, refused := isRefusal(err); refused != c.refused {
+			t.Errorf("%s with %s: %v", c.target, c.header, err)
 		}
 	}
 }
