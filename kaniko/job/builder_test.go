@@ -170,6 +170,11 @@ func TestBuild(t *testing.T) {
 	if n := count.all.Load(); n >= 20 {
 		t.Errorf("%d requests for a build: %s", n, count)
 	}
+	asked := count.all.Load()
+	<-cluster.quiet()
+	if n := count.all.Load(); n != asked {
+		t.Errorf("%d requests while nothing was to be done: %s", n-asked, count)
+	}
 	kept := cluster.made(what.Order)
 	if ttl := kept.Spec.TTLSecondsAfterFinished; kept.UID != live.UID || ttl == nil || *ttl != 3600 {
 		t.Errorf("the Job is kept for %v seconds, want 3600", ttl)

@@ -35,11 +35,16 @@ type standin struct {
 
 	mu   sync.Mutex
 	logs map[string]string // by container
+
+	ended map[string]chan struct{} // closed when a container's log ends, for those who follow
 }
 
 func newStandin(t *testing.T, namespace string) *standin {
 	t.Helper()
-	s := &standin{t: t, client: client(t), namespace: namespace, node: "node-of-" + namespace, logs: map[string]string{}}
+	s := &standin{t: t, client: client(t), namespace: namespace, node: "node-of-" + namespace, logs: map[string]string{}, ended: map[string]chan struct{}{}}
+	for _, container := range []string{"fetch", "kaniko", "publish"} {
+		s.ended[container] = make(chan struct{})
+	}
 	server := httptest.NewTLSServer(http.HandlerFunc(s.serveLogs))
 	t.Cleanup(server.Close)
 	address, ok := server.Listener.Addr().(*net.TCPAddr)
@@ -66,21 +71,38 @@ func (s *standin) serveLogs(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
+	query, container := r.URL.Query(), parts[3]
+	number := func(name string, otherwise int) int {
+		if n, err := strconv.Atoi(query.Get(name)); err == nil {
+			return n
+		}
+		return otherwise
+	}
 	s.mu.Lock()
-	text, there := s.logs[parts[3]]
+	text, there := s.logs[container]
 	s.mu.Unlock()
 	if !there {
 		http.Error(w, "the container's log is not there", http.StatusInternalServerError)
 		return
 	}
-	if n, err := strconv.Atoi(r.URL.Query().Get("tailLines")); err == nil {
-		lines := strings.SplitAfter(text, "\n")
-		text = strings.Join(lines[max(0, len(lines)-n-1):], "")
+	lines := strings.SplitAfter(text, "\n")
+	lines = lines[max(0, len(lines)-number("tailLines", len(lines))-1):]
+	if query.Get("timestamps") == "true" {
+		for i, line := range lines {
+			if line != "" {
+				lines[i] = started.Add(time.Duration(i)*time.Millisecond).Format(time.RFC3339Nano) + " " + line
+			}
+		}
 	}
-	if n, err := strconv.Atoi(r.URL.Query().Get("limitBytes")); err == nil {
-		text = text[:min(n, len(text))]
+	text = strings.Join(lines, "")
+	fmt.Fprint(w, text[:min(number("limitBytes", len(text)), len(text))])
+	if query.Get("follow") == "true" {
+		http.NewResponseController(w).Flush()
+		select {
+		case <-s.ended[container]:
+		case <-r.Context().Done():
+		}
 	}
-	fmt.Fprint(w, text)
 }
 
 func (s *standin) log(container, text string) {
@@ -266,4 +288,27 @@ func (s *standin) end(live *batchv1.Job, kind batchv1.JobConditionType, reason, 
 	if _, err := s.client.BatchV1().Jobs(s.namespace).UpdateStatus(s.t.Context(), live, metav1.UpdateOptions{}); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// quiet is over when whoever watches has had the time to act on what was there:
+// a change that was written now has come back by a watch of our own.
+func (s *standin) quiet() <-chan struct{} {
+	s.t.Helper()
+	done := make(chan struct{})
+	maps := s.client.CoreV1().ConfigMaps(s.namespace)
+	events, err := maps.Watch(s.t.Context(), metav1.ListOptions{})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		defer close(done)
+		defer events.Stop()
+		for range 20 {
+			if _, err := maps.Create(s.t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "mark-"}}, metav1.CreateOptions{}); err != nil {
+				return
+			}
+			<-events.ResultChan()
+		}
+	}()
+	return done
 }
