@@ -45,21 +45,23 @@ const (
 // What is free is looked at while it measures, too: a build can make that take
 // as long as it likes.
 //
-// One thing escapes the limit: a file that was removed and whose last descriptor
+// One thing cannot be measured: a file that was removed and whose last descriptor
 // is under way in a socket (SCM_RIGHTS) is in no process's table, and no system
-// call tells of its size. The kernel bounds how many such descriptors a user may
-// have under way (RLIMIT_NOFILE, 65536 here), and not what they hold. Such a
-// build is ended as one that filled the disk, when diskReserve is all that is
-// left; its files go with its last process. A file system for builds alone bounds
-// it: mount one at the cache.
+// call tells of its size. But the kernel tells that some are under way (scm_fds,
+// since Linux 5.7). So a build is ended, too, when more than limit has gone from
+// the disk since it began and descriptors were under way at two measurements
+// running: few programs send any, and none leaves them there for long. On older
+// kernels only diskReserve bounds that, and a file system for builds alone.
 func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelCauseFunc) {
 	ticker := time.NewTicker(diskPause)
 	defer ticker.Stop()
 	type measurement struct {
-		used int64
-		err  error
+		usage
+		err error
 	}
 	var (
+		start    *space // when the build began
+		underWay bool   // descriptors were, when last measured
 		measured time.Time
 		cost     time.Duration               // of measuring
 		before   space                       // when measured
@@ -73,6 +75,9 @@ func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelC
 		if err == nil && (left.bytes < diskReserve || left.files < diskReserve) {
 			stop(&fullDisk{p.dir})
 			return
+		}
+		if start == nil && err == nil {
+			start = &left
 		}
 		gone := max(before.bytes-left.bytes, before.files-left.files) > budget && time.Since(measured) > 5*cost
 		if err == nil && !busy && (measured.IsZero() || gone || time.Since(measured) > max(measurePause, 20*cost)) {
@@ -88,12 +93,17 @@ func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelC
 				stop(&bound{result.err.Error()})
 				return
 			}
-			if result.used > limit {
+			if result.bytes > limit {
 				stop(&bound{fmt.Sprintf("it took more disk than the %s a build may", size(limit))})
 				return
 			}
+			if result.underWay && underWay && start.bytes-left.bytes > limit {
+				stop(&bound{fmt.Sprintf("it hides files in sockets, and more disk went than the %s a build may take", size(limit))})
+				return
+			}
+			underWay = result.underWay
 			measured, cost, busy = time.Now(), time.Since(began), false
-			budget = (limit - result.used) / 2
+			budget = (limit - result.bytes) / 2
 		case <-ticker.C:
 		case <-ctx.Done():
 			return
@@ -101,26 +111,36 @@ func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelC
 	}
 }
 
-// used is what the build's files take: those it can name and those it has
-// removed and holds open or mapped.
-func (p *place) used() (int64, error) {
+// usage is what a build's files take.
+type usage struct {
+	bytes    int64
+	underWay bool // there are descriptors in sockets, of files that bytes may not hold
+}
+
+// used measures the build's files: those it can name and those it has removed
+// and holds open or mapped.
+func (p *place) used() (usage, error) {
 	var total int64
+	underWay := false
 	for _, name := range []string{"root", "out"} {
 		used, err := treeSize(p.path("box", name))
 		if err != nil {
-			return 0, err
+			return usage{}, err
 		}
 		total += used
 	}
 	var box unix.Stat_t
 	if err := unix.Stat(p.path("box"), &box); err != nil {
-		return 0, err
+		return usage{}, err
 	}
 	seen := map[uint64]bool{}
 	count := func(link string) {
 		var stat unix.Stat_t
 		if err := unix.Stat(link, &stat); err != nil {
 			return // gone
+		}
+		if stat.Mode&unix.S_IFMT == unix.S_IFSOCK && !underWay {
+			underWay = descriptorsUnderWay(strings.Replace(link, "/fd/", "/fdinfo/", 1))
 		}
 		if stat.Nlink == 0 && stat.Mode&unix.S_IFMT == unix.S_IFREG && stat.Dev == box.Dev && !seen[stat.Ino] {
 			seen[stat.Ino] = true
@@ -139,7 +159,19 @@ func (p *place) used() (int64, error) {
 			count(filepath.Join(process, "map_files", span))
 		}
 	}
-	return total, nil
+	return usage{total, underWay}, nil
+}
+
+// descriptorsUnderWay says whether a socket holds descriptors that were sent and
+// not yet received.
+func descriptorsUnderWay(fdinfo string) bool {
+	content, err := os.ReadFile(fdinfo)
+	if err != nil {
+		return false
+	}
+	_, count, found := strings.Cut(string(content), "scm_fds:")
+	count, _, _ = strings.Cut(count, "\n")
+	return found && strings.TrimSpace(count) != "0"
 }
 
 // descriptorDirs list what a process holds open. Its threads may each have a

@@ -87,6 +87,10 @@ func TestHostileSteps(t *testing.T) {
 			name: "files without a name, in memory alone", run: "RUN probe mapped /var",
 			tune: func(b *sandbox.Builder) { b.Disk, b.Timeout = 300<<20, 20*time.Second }, fails: "more disk than the 300 MiB",
 		},
+		{
+			name: "files without a name, under way in sockets", run: "RUN probe flying /var",
+			tune: func(b *sandbox.Builder) { b.Disk, b.Timeout = 300<<20, 40*time.Second }, fails: "more disk went than the 300 MiB",
+		},
 		{name: "a sparse file", run: "RUN probe sparse /var/sparse", tune: smallDisk},
 		{name: "directories too deep", run: "RUN probe deep", tune: func(b *sandbox.Builder) { b.Disk, b.Timeout = 300<<20, 40*time.Second }, fails: "nested deeper than 1000"},
 		{name: "no end", run: "RUN probe spin", tune: func(b *sandbox.Builder) { b.Timeout = 3 * time.Second }, fails: "not done within the 3s"},

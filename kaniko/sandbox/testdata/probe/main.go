@@ -41,7 +41,7 @@ func main() {
 	verbs := map[string]func(args []string){
 		"search": search, "dial": dial, "bound": bound, "multicast": multicast, "names": names, "reach": reach, "abstract": abstract, "calls": calls, "write": write, "devices": devices,
 		"descriptors": descriptors, "routes": routes, "identity": identity, "keys": keys, "namespaces": namespaces,
-		"forks": forks, "memory": memory, "fill": fill, "files": files, "hidden": hidden, "mapped": mapped, "sparse": sparse, "deep": deep, "spin": spin, "talk": talk, "daemon": daemon,
+		"forks": forks, "memory": memory, "fill": fill, "files": files, "hidden": hidden, "flying": flying, "mapped": mapped, "sparse": sparse, "deep": deep, "spin": spin, "talk": talk, "daemon": daemon,
 	}
 	verb, ok := verbs[os.Args[1]]
 	if !ok {
@@ -480,6 +480,38 @@ func hidden(args []string) {
 			os.Exit(1)
 		}
 		open = append(open, file)
+	}
+}
+
+// flying writes into files that have no name and whose descriptors are in no
+// process, but under way to one.
+func flying(args []string) {
+	var pairs [][2]int
+	for n := 0; ; n++ {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+		if err != nil {
+			panic(err)
+		}
+		pairs = append(pairs, pair)
+		path := fmt.Sprintf("%s/%d", args[0], n)
+		file, err := os.Create(path)
+		if err != nil {
+			panic(err)
+		}
+		if err := os.Remove(path); err != nil {
+			panic(err)
+		}
+		if _, err := file.Write(make([]byte, 8<<20)); err != nil {
+			fmt.Println("write:", err)
+			os.Exit(1)
+		}
+		if err := unix.Sendmsg(pairs[n][0], []byte("x"), unix.UnixRights(int(file.Fd())), nil, 0); err != nil {
+			panic(err)
+		}
+		file.Close()
+		if n > 100 {
+			time.Sleep(50 * time.Millisecond) // not to fill the disk of who tests
+		}
 	}
 }
 
