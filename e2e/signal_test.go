@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -61,4 +62,27 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	if took := time.Since(began); took > 8*time.Second {
 		t.Errorf("it took %s", took)
 	}
+}
+
+// TestAnIdleDaemonIsSmall: what the keys and the first build took is given back
+// by the time that there is nothing to do.
+func TestAnIdleDaemonIsSmall(t *testing.T) {
+	t.Parallel()
+	const most = 96 << 10 // KiB
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory})
+	d := w.Daemon(t, nil)
+	promotes(t, w, d, w.App.Head())
+	resident := 0
+	defer func() { t.Logf("%d KiB resident", resident) }()
+	d.Wait("it gives memory back", patience, func() bool {
+		status, err := os.ReadFile("/proc/" + strconv.Itoa(d.Pid()) + "/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, _ := strings.Cut(string(status), "VmRSS:")
+		if resident, err = strconv.Atoi(strings.Fields(rest)[0]); err != nil {
+			t.Fatal(err)
+		}
+		return resident < most
+	})
 }
