@@ -3,7 +3,9 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,9 +21,29 @@ type Group struct {
 // registry that is away delays nobody else.
 type Loop struct {
 	Report  func(Outcome) // called for every outcome, one at a time
+	Beat    func()        // called by Run every BeatEvery while no group is overdue; may be nil
 	reports sync.Mutex
 
 	recovered recoveries
+}
+
+// BeatEvery is the time between two beats of a loop that is well.
+const BeatEvery = 10 * time.Second
+
+// pulse is when a group that is well will next have turned, in nanoseconds of
+// the Unix time; 0: it has ended.
+type pulse struct{ due atomic.Int64 }
+
+// overdue is how late a group may be before the loop counts as stuck. A group's
+// turn takes no time to speak of: all that may last happens beside it. A minute
+// is for reports, which write to a disk that may be slow.
+const overdue = time.Minute
+
+func (p *pulse) expect(at time.Time) { p.due.Store(at.UnixNano()) }
+
+func (p *pulse) late(now time.Time) bool {
+	due := p.due.Load()
+	return due != 0 && now.Sub(time.Unix(0, due)) > overdue
 }
 
 // rounds is how often Once decides anew where another copy of Towpath was
@@ -58,26 +80,45 @@ func (l *Loop) Once(ctx context.Context, groups []Group) []Outcome {
 func (l *Loop) Run(ctx context.Context, snapshots <-chan []Group) {
 	var running sync.WaitGroup
 	stop := func() {}
+	var pulses []*pulse
+	beats := time.NewTicker(BeatEvery)
+	defer beats.Stop()
+	l.beat(pulses)
 	for {
 		select {
 		case <-ctx.Done():
 			stop()
 			running.Wait()
 			return
+		case <-beats.C:
+			l.beat(pulses)
 		case groups := <-snapshots:
 			stop()
 			var scheduling context.Context
 			scheduling, stop = context.WithCancel(ctx)
+			pulses = nil // of the groups before, which only end
 			for _, group := range groups {
-				running.Go(func() { l.follow(ctx, scheduling, group) })
+				p := &pulse{}
+				p.expect(time.Now())
+				pulses = append(pulses, p)
+				running.Go(func() { l.follow(ctx, scheduling, group, p) })
 			}
 		}
 	}
 }
 
+// beat tells that the loop is well, if it is: every group turns when it said it
+// would.
+func (l *Loop) beat(pulses []*pulse) {
+	now := time.Now()
+	if l.Beat != nil && !slices.ContainsFunc(pulses, func(p *pulse) bool { return p.late(now) }) {
+		l.Beat()
+	}
+}
+
 // follow keeps one group's deliveries going: rounds start while scheduling
 // lasts and work under ctx.
-func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
+func (l *Loop) follow(ctx, scheduling context.Context, group Group, alive *pulse) {
 	type result struct {
 		slot    int
 		outcome Outcome
@@ -91,11 +132,13 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 	for {
 		select {
 		case <-scheduling.Done():
+			alive.due.Store(0)
 			for ; inFlight > 0; inFlight-- {
 				l.report((<-finished).outcome)
 			}
 			return
 		case done := <-finished:
+			alive.expect(time.Now()) // a report that never ends shows
 			inFlight--
 			l.report(done.outcome)
 			t := &turns[done.slot]
@@ -133,6 +176,7 @@ func (l *Loop) follow(ctx, scheduling context.Context, group Group) {
 				go func() { finished <- result{i, group.Deliveries[i].Deliver(ctx)} }()
 			}
 		}
+		alive.expect(wake)
 		timer.Reset(time.Until(wake))
 	}
 }

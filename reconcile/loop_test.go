@@ -270,3 +270,71 @@ func TestSoManyBuildsAtATime(t *testing.T) {
 		}
 	})
 }
+
+// TestBeats: a loop that is well says so, with or without images, while sources
+// are slow and while they are broken. One whose report never ends is silent from
+// then on, however long it would have rested.
+func TestBeats(t *testing.T) {
+	for name, test := range map[string]struct {
+		groups []Group
+		hang   bool
+		least  int
+		most   int
+	}{
+		"no images": {nil, false, 360, 361},
+		"slow, broken and quick sources": {[]Group{
+			{"slow", time.Minute, []*Delivery{delivery("a", &stubSource{takes: 50 * time.Minute})}},
+			{"broken", time.Minute, []*Delivery{delivery("b", &stubSource{err: errors.New("away")})}},
+			{"quick", time.Second, []*Delivery{delivery("c", &stubSource{})}},
+			{"rare", 24 * time.Hour, []*Delivery{delivery("d", &stubSource{})}},
+		}, false, 360, 361},
+		"a report that hangs": {[]Group{
+			{"hangs", 24 * time.Hour, []*Delivery{delivery("a", &stubSource{takes: 30 * time.Minute})}},
+		}, true, 180, 187},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				beats, stuck := 0, make(chan struct{})
+				loop := Loop{Beat: func() { beats++ }}
+				if test.hang {
+					loop.Report = func(o Outcome) {
+						if o.Image == "a" {
+							<-stuck
+						}
+					}
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+				defer cancel()
+				snapshots := make(chan []Group, 1)
+				snapshots <- test.groups
+				time.AfterFunc(time.Hour, func() {
+					if test.hang {
+						close(stuck)
+					}
+				})
+				loop.Run(ctx, snapshots)
+				if beats < test.least || beats > test.most {
+					t.Errorf("%d beats in an hour, want %d to %d", beats, test.least, test.most)
+				}
+			})
+		})
+	}
+}
+
+// TestBeatsAfterAReload: groups of the config before are nobody's business, even
+// if one of them never ends.
+func TestBeatsAfterAReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		beats := 0
+		loop := Loop{Beat: func() { beats++ }}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		snapshots := make(chan []Group, 1)
+		snapshots <- []Group{{"old", time.Minute, []*Delivery{delivery("a", &stubSource{takes: 59 * time.Minute})}}}
+		time.AfterFunc(time.Minute, func() { snapshots <- []Group{{"new", time.Minute, []*Delivery{delivery("b", &stubSource{})}}} })
+		loop.Run(ctx, snapshots)
+		if beats < 360 {
+			t.Errorf("%d beats in an hour", beats)
+		}
+	})
+}

@@ -79,7 +79,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	w.sweep(ctx)
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
 
-	loop := reconcile.Loop{Report: g.reporter(cfg, slog.LevelError)}
+	loop := reconcile.Loop{Report: g.reporter(cfg, slog.LevelError), Beat: beater(cfg.Cache, g.log)}
 	snapshots := make(chan []reconcile.Group, 1)
 	snapshots <- groups
 	var watching sync.WaitGroup
