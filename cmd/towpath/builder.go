@@ -99,7 +99,7 @@ func (b *inSandbox) Build(ctx context.Context, order kaniko.Order, with credenti
 		Order: order, GitSecret: directory(with.git), PullSecret: directory(with.pull), PushSecret: directory(with.push),
 	})
 	if err != nil {
-		return kaniko.Result{Notices: built.Warnings}, err
+		return kaniko.Result{Started: began, Finished: time.Now(), Notices: built.Warnings}, err
 	}
 	return kaniko.Result{
 		Image:   kaniko.Image{Repository: order.Destination.Repository, Digest: built.Digest, Size: built.Size},

@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
+
+	"towpath.dev/towpath/config"
 )
 
 // cluster is the Kubernetes cluster that this process belongs to or was given.
@@ -61,6 +64,22 @@ func openCluster(log *slog.Logger) (*cluster, error) {
 	// for it; what becomes of their work is told by who asked for it.
 	klog.SetSlogLogger(slog.New(quiet{log.Handler()}))
 	return &c, nil
+}
+
+// cluster is the cluster for what a config can do without: asking Flux, and
+// leader election. One that cannot be opened is told of if the config names it.
+func (g *globals) cluster(cfg *config.Config) *cluster {
+	in, err := openCluster(g.log)
+	if err != nil {
+		named := slices.ContainsFunc(cfg.GitOps, func(t config.Target) bool { return t.Flux != nil }) || cfg.LeaderElection.Enabled != nil && *cfg.LeaderElection.Enabled
+		level := slog.LevelDebug
+		if named {
+			level = slog.LevelWarn
+		}
+		g.log.Log(context.Background(), level, "the cluster cannot be asked", "error", oneLine(err.Error()))
+		return nil
+	}
+	return in
 }
 
 // quiet passes everything on at debug level.

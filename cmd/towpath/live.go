@@ -5,7 +5,6 @@ import (
 
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -60,23 +59,16 @@ func (g *globals) fluxView(cfg *config.Config) *fluxView {
 	if !slices.ContainsFunc(cfg.GitOps, func(t config.Target) bool { return t.Flux != nil }) {
 		return nil
 	}
-	client, err := openFlux(g.log)
+	in := g.cluster(cfg)
+	if in == nil {
+		return nil
+	}
+	client, err := flux.New(in.config)
 	if err != nil {
 		g.log.Warn("what Flux has applied is not known", "error", oneLine(err.Error()))
-	}
-	if client == nil {
 		return nil
 	}
 	return &fluxView{client: client, targets: cfg.GitOps, read: map[types.NamespacedName]func() (flux.Applied, error){}}
-}
-
-// openFlux connects to the cluster's Flux; nil where there is no cluster.
-func openFlux(log *slog.Logger) (*flux.Client, error) {
-	cluster, err := openCluster(log)
-	if cluster == nil || err != nil {
-		return nil, err
-	}
-	return flux.New(cluster.config)
 }
 
 // applied reads a GitRepository, or joins who reads it already.

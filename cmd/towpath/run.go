@@ -57,8 +57,11 @@ func (g *globals) runOnce(ctx context.Context, image string) error {
 	w.sweep(ctx)
 	// What a pass brings is its result, and printed as that: it is not logged,
 	// too, unless somebody wants to see everything.
+	in := g.cluster(cfg)
+	told := g.tell(ctx, cfg, w, in)
+	defer told.close()
 	report := g.reporter(cfg, slog.LevelDebug)
-	loop := reconcile.Loop{Report: report}
+	loop := reconcile.Loop{Report: func(o reconcile.Outcome) { report(o); told.report(o) }}
 	outcomes, err := within(ctx, func() []reconcile.Outcome { return loop.Once(ctx, groups) })
 	if err != nil {
 		return err
@@ -79,9 +82,12 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	w.sweep(ctx)
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
 
-	loop := reconcile.Loop{Report: g.reporter(cfg, slog.LevelError), Beat: beater(cfg.Cache, g.log)}
-	snapshots := make(chan []reconcile.Group, 1)
-	snapshots <- groups
+	in := g.cluster(cfg)
+	told := g.tell(ctx, cfg, w, in)
+	defer told.close()
+	report, beat := g.reporter(cfg, slog.LevelError), beater(cfg.Cache, g.log)
+	loop := reconcile.Loop{Report: func(o reconcile.Outcome) { report(o); told.report(o) }, Beat: beat}
+	deliveries := newFeed(groups)
 	var watching sync.WaitGroup
 	watching.Go(func() {
 		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) {
@@ -93,15 +99,13 @@ func (g *globals) runDaemon(ctx context.Context) error {
 				return
 			}
 			g.log.Info("the config changed", "images", len(next.Images), "sources", len(groups))
-			select {
-			case snapshots <- groups:
-			case <-ctx.Done():
-			}
+			deliveries.put(groups)
 		})
 	})
 	defer g.hangups()()
 	_, err = within(ctx, func() struct{} {
-		loop.Run(ctx, snapshots)
+		work := whileIdle(ctx, beat, func(ctx context.Context) { loop.Run(ctx, deliveries.begin()) })
+		g.lead(ctx, cfg, in, told, work)
 		watching.Wait()
 		return struct{}{}
 	})

@@ -26,7 +26,7 @@ func TestRights(t *testing.T) {
 			"pods/log: get",
 			"pods: get list watch",
 		},
-		"towpath": {"coordination.k8s.io leases [towpath]: get patch update"},
+		"towpath": {"coordination.k8s.io leases [towpath]: get update watch"},
 		"flux-system": {
 			"kustomize.toolkit.fluxcd.io kustomizations: get list watch",
 			"source.toolkit.fluxcd.io gitrepositories [flux-system]: get list patch watch",

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"towpath.dev/towpath/gitops/flux"
+	"towpath.dev/towpath/reconcile"
+)
+
+// nudges ask Flux to pull what was pushed: once for each push, however many
+// images it promoted, beside the rounds and never in their way. Whatever comes
+// of that, the bump is pushed, and Flux pulls it at its next interval: so a
+// process that dies between the two asks nobody again.
+type nudges struct {
+	log        *slog.Logger
+	flux       *flux.Client
+	repository func(target string) (types.NamespacedName, bool)
+
+	mu      sync.Mutex
+	pushed  map[string]string               // by target: the head that Flux was asked for last
+	told    map[types.NamespacedName]string // what was said to be wrong
+	working sync.WaitGroup
+}
+
+func newNudges(log *slog.Logger, client *flux.Client, repository func(string) (types.NamespacedName, bool)) *nudges {
+	return &nudges{log: log, flux: client, repository: repository, pushed: map[string]string{}, told: map[types.NamespacedName]string{}}
+}
+
+// nudgePauses are the waits before each attempt; after the last, Flux's own
+// interval is as quick.
+var nudgePauses = []time.Duration{0, time.Second, 5 * time.Second}
+
+// nudgeTimeout is how long an attempt may take.
+const nudgeTimeout = 10 * time.Second
+
+// report asks for what an outcome says was pushed to the branch that Flux
+// applies. The images of a batch were pushed together, up to the same head.
+func (n *nudges) report(ctx context.Context, o reconcile.Outcome) {
+	repository, ok := n.repository(o.Target)
+	if !ok || o.Pushed == "" {
+		return
+	}
+	n.mu.Lock()
+	again := n.pushed[o.Target] == o.Pushed
+	n.pushed[o.Target] = o.Pushed
+	n.mu.Unlock()
+	if again {
+		return
+	}
+	n.working.Go(func() { n.nudge(ctx, repository, o.Target) })
+}
+
+func (n *nudges) nudge(ctx context.Context, repository types.NamespacedName, target string) {
+	var err error
+	for _, pause := range nudgePauses {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			if pause > 0 {
+				return // the first attempt is made even now: the push is done
+			}
+		}
+		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), nudgeTimeout)
+		err = n.flux.Nudge(attempt, repository, time.Now())
+		cancel()
+		if err == nil || flux.Refused(err) {
+			break
+		}
+	}
+	n.tell(repository, target, err)
+}
+
+// tell says what is wrong once, until something else is or nothing.
+func (n *nudges) tell(repository types.NamespacedName, target string, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err == nil {
+		delete(n.told, repository)
+		n.log.Debug("Flux was asked to pull", "target", target, "gitRepository", repository)
+		return
+	}
+	text := oneLine(err.Error())
+	if n.told[repository] == text {
+		return
+	}
+	n.told[repository] = text
+	hint := ""
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		hint = hinted.Hint()
+	}
+	n.log.Warn("Flux was not asked to pull at once: it pulls at its next interval", "target", target, "gitRepository", repository, "error", text, "hint", hint)
+}
+
+// close waits for what is under way.
+func (n *nudges) close(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { n.working.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
