@@ -115,7 +115,7 @@ func (s *stream) flush() {
 // logFile is the file of an output whose lock is held.
 type logFile struct{ *output }
 
-// Write writes up to the bound. It never fails.
+// Write writes up to the bound; after an error nothing more.
 func (o logFile) Write(p []byte) (int, error) {
 	if o.left <= 0 {
 		return len(p), nil
@@ -124,7 +124,7 @@ func (o logFile) Write(p []byte) (int, error) {
 	o.left -= int64(n)
 	if err != nil {
 		o.left = 0
-		return len(p), nil
+		return n, err
 	}
 	if o.left == 0 {
 		fmt.Fprintf(o.file, "\n[the output goes on: this log ends after %d bytes]\n", maxLog)
