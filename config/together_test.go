@@ -32,7 +32,7 @@ func TestTogether(t *testing.T) {
     update: {path: ` + path + `}
 `
 	}
-	head := small[:strings.Index(small, "  - name:")]
+	head, _, _ := strings.Cut(small, "  - name:")
 	for name, text := range map[string]string{
 		"paths apart":           target("a", "main", "", "clusters/a") + target("b", "main", "", "clusters/ab") + images("a, b"),
 		"policies apart":        target("a", "main", "", ".") + target("b", "main", "", "clusters") + images("a", "b"),

@@ -38,7 +38,7 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Config: func(w *lab.World, config string) string {
 		runtime := filepath.Join(w.Dir, "runtime")
 		lab.WriteFile(t, runtime, []byte("#!/bin/sh\ntrap '' TERM\necho $$ > "+w.Dir+"/runtime.pid\nwhile [ -e "+w.Dir+"/runtime ]; do sleep 0.2; done\n"))
-		if err := os.Chmod(runtime, 0o700); err != nil { //nolint:gosec // it is run
+		if err := os.Chmod(runtime, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = os.Remove(runtime) }) // by which it ends
