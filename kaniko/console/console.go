@@ -124,17 +124,17 @@ var denied = regexp.MustCompile(`\b(UNAUTHORIZED|DENIED): |unexpected status cod
 
 // Judge says why kaniko, which ended with a status other than 0, failed, and
 // whether the build is to blame: if not, the same build may do better later.
-func (t *Tail) Judge(status int) (err error, fault bool) {
+func (t *Tail) Judge(status int) (fault bool, err error) {
 	if _, said, found := strings.Cut(t.verdict, "waiting for process to exit: "); found && t.instruction != "" {
-		return fmt.Errorf("%s: %s", t.instruction, said), true
+		return true, fmt.Errorf("%s: %s", t.instruction, said)
 	}
 	if machinery.MatchString(t.verdict) {
-		return errors.New(t.verdict), false
+		return false, errors.New(t.verdict)
 	}
 	if denied.MatchString(t.verdict) {
-		return errors.New(t.verdict), true
+		return true, errors.New(t.verdict)
 	}
-	return fmt.Errorf("kaniko ended with status %d", status), true
+	return true, fmt.Errorf("kaniko ended with status %d", status)
 }
 
 // Cut shortens a line to so many bytes, and says so.

@@ -70,7 +70,7 @@ func TestJudge(t *testing.T) {
 		stream.Flush()
 		// What a RUN step prints on a stream of its own is not kaniko's word.
 		fmt.Fprintln(&console.Stream{Tail: tail}, "dial tcp: i/o timeout")
-		if err, fault := tail.Judge(7); err.Error() != c.want || fault != c.fault {
+		if fault, err := tail.Judge(7); err.Error() != c.want || fault != c.fault {
 			t.Errorf("%q: got %v, fault %v", c.kaniko, err, fault)
 		}
 	}

@@ -130,7 +130,7 @@ func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, 
 		fault.Tail = strings.Join(tail.Lines(), "\n")
 		var late *overdue
 		if !errors.As(stands.err, &late) {
-			why, own := tail.Judge(statusOf(pod, stepBuild))
+			own, why := tail.Judge(statusOf(pod, stepBuild))
 			why = hinted{why, console.Advice(why.Error(), "builder.egress")}
 			if !own {
 				return b.discard(ctx, job, fmt.Errorf("build: %w", why))

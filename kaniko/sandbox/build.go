@@ -188,7 +188,7 @@ func judge(end ending, b *Builder, out *output) error {
 	case end.pressure.PidsMax > 0:
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
-	err, isFault := out.judge(end.status)
+	isFault, err := out.judge(end.status)
 	err = hinted{err, console.Advice(err.Error(), "builder.sandbox.allow")}
 	if isFault {
 		return fault(err)

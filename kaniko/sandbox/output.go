@@ -145,7 +145,7 @@ func (o *output) lines() []string {
 }
 
 // judge says why kaniko failed, and whether the build is to blame.
-func (o *output) judge(status int) (err error, fault bool) {
+func (o *output) judge(status int) (fault bool, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.tail.Judge(status)

@@ -55,7 +55,7 @@ func TestOutputKeepsTheLastLines(t *testing.T) {
 	if len(progress) != 35 {
 		t.Errorf("%d lines of progress, want 35", len(progress))
 	}
-	if err, fault := out.judge(1); !fault || err.Error() != "kaniko ended with status 1" {
+	if fault, err := out.judge(1); !fault || err.Error() != "kaniko ended with status 1" {
 		t.Errorf("judged as %v, %v", err, fault)
 	}
 }
