@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -89,6 +90,11 @@ func (i *images) Seal(ctx context.Context, order kaniko.Order, built kaniko.Resu
 		run.ID, run.Builder = built.Run, seal.BuilderKubernetes
 	}
 	sealed, err := i.seals.Seal(ctx, order, built.Image, run)
+	if jobs, ok := i.builder.(*inCluster); ok && errors.Is(err, registry.ErrNotFound) {
+		// The registry no longer has what the Job pushed: its result is not to be
+		// read again.
+		err = errors.Join(err, jobs.Forget(ctx, order))
+	}
 	if err != nil {
 		return built, err
 	}

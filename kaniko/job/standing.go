@@ -10,6 +10,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -102,4 +103,22 @@ func (b *Builder) Retry(ctx context.Context, image string) ([]string, error) {
 		removed = append(removed, jobs[i].Name)
 	}
 	return removed, nil
+}
+
+// Forget removes the Job of an order whose result turned out to be worth
+// nothing, so that it is built again. A Job at work is left alone.
+func (b *Builder) Forget(ctx context.Context, order kaniko.Order) error {
+	limited, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	job, err := b.client.BatchV1().Jobs(b.settings.Namespace).Get(limited, Name(order), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return hintAPI(fmt.Errorf("build Job %s: %w", Name(order), err))
+	}
+	if end := ending(job); end == nil || end.Type != batchv1.JobComplete {
+		return nil
+	}
+	return b.remove(ctx, job)
 }
