@@ -22,8 +22,14 @@ const (
 	maxDepth  = 100     // directories inside each other
 	maxMarked = 50_000  // marked files in one tree
 	maxNamed  = 100     // symbolic links in one tree that are named, and faults
+	maxName   = 255     // bytes of a name, as in every file system
+	maxNames  = 1 << 24 // bytes of the names of all marked files in one tree, with their directories
 	maxWeight = 1 << 21 // of what is parsed of one tree (marker.Weight): ten thousand large manifests
+	perMarker = 32      // what a marker adds to that, each time that its file is in the tree
 	maxMemory = 300_000 // remembered blobs and trees, before all is forgotten
+	maxHeld   = 1 << 18 // remembered markers of blobs, before all is forgotten
+	maxSeen   = 1 << 17 // markers of remembered whole trees
+	maxAhead  = 1 << 26 // bytes of files that were read ahead and not parsed yet
 	maxViews  = 64      // remembered whole trees
 )
 
@@ -35,6 +41,10 @@ type scanner struct {
 	trees map[gitops.Hash]*treeScan
 	views map[viewKey]*view
 	limit int // of weight: maxWeight
+
+	held  int // markers in blobs
+	seen  int // markers in views
+	ahead int // bytes in blobs that were not parsed yet
 }
 
 type viewKey struct {
@@ -71,20 +81,32 @@ type blobScan struct {
 	sites  []marker.Site
 	src    []byte // not parsed yet; nil: read it again
 	weight int    // of parsing it
+	marks  int    // how many markers it has at most
 	parsed bool
 
-	// file tells of problems; nil: it has none. A parsed file is large, and most
-	// of those that are remembered are long past. One that does not parse has no
-	// sites, and says in its problems whom that concerns.
+	// file tells of problems; nil: it has none. It is no more than that of what
+	// was parsed, which is large. One that does not parse has no sites, and says
+	// in its problems whom that concerns.
 	file *marker.File
 }
 
-// treeScan is what one tree holds, names relative to it.
+// treeScan is what one tree holds, names relative to it. What is below its
+// directories stands there alone: trees in trees can hold one file a billion
+// times, and its name in as many lengths.
 type treeScan struct {
 	marked []node // files that mention a marker
 	links  []node // symbolic links that look like YAML
 	notes  []Problem
-	more   bool // links or notes than are kept
+	dirs   []subtree // those that hold any of these
+
+	files int // marked ones, here and below
+	names int // bytes of their names
+	odd   int // links and notes, here and below; no more than maxNamed+1
+}
+
+type subtree struct {
+	name string
+	scan *treeScan
 }
 
 type node struct {
@@ -100,11 +122,7 @@ func (s *scanner) view(ctx context.Context, r reader, root gitops.Hash, dir []st
 	if v, ok := s.views[key]; ok {
 		return v, true, nil
 	}
-	if len(s.blobs)+len(s.trees) > maxMemory {
-		clear(s.blobs)
-		clear(s.trees)
-		clear(s.views)
-	}
+	s.makeRoom()
 	top, err := resolve(r, root, dir)
 	if err != nil || top.Hash.IsZero() {
 		return &view{}, false, err
@@ -127,11 +145,25 @@ func (s *scanner) view(ctx context.Context, r reader, root gitops.Hash, dir []st
 	if v, err = s.assemble(r, scan, prefix); err != nil {
 		return nil, false, err
 	}
-	if len(s.views) >= maxViews {
+	if len(s.views) >= maxViews || s.seen > maxSeen {
 		clear(s.views)
+		s.seen = 0
 	}
 	s.views[key] = v
+	for _, sites := range v.sites {
+		s.seen += len(sites)
+	}
 	return v, true, nil
+}
+
+// makeRoom forgets everything before it is too much.
+func (s *scanner) makeRoom() {
+	if len(s.blobs)+len(s.trees) > maxMemory || s.held > maxHeld || s.ahead > maxAhead/2 {
+		clear(s.blobs)
+		clear(s.trees)
+		clear(s.views)
+		s.held, s.seen, s.ahead = 0, 0, 0
+	}
 }
 
 func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, error) {
@@ -140,10 +172,16 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 		files: map[string]gitops.Hash{},
 		scans: map[string]*blobScan{},
 	}
-	light, heavy := s.weigh(scan.marked)
+	var found gathered
+	found.gather(scan, "")
+	light, heavy := s.weigh(found.marked)
 	for _, n := range heavy {
-		s.blobs[n.hash].src = nil
+		s.drop(s.blobs[n.hash])
 		v.notes = append(v.notes, Problem{File: path.Join(prefix, n.name), Text: "left alone: the files with markers are too much YAML altogether, and this is one of the largest"})
+		if len(v.notes) > maxNamed {
+			v.notes = append(v.notes, Problem{File: path.Join(".", prefix), Text: fmt.Sprintf("left alone: %d files with markers altogether, too much YAML", len(heavy))})
+			break
+		}
 	}
 	for _, n := range light {
 		file := path.Join(prefix, n.name)
@@ -156,17 +194,47 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 			v.sites[site.Policy] = append(v.sites[site.Policy], Found{File: file, Site: site})
 		}
 	}
-	for _, n := range scan.links {
+	for _, n := range found.links {
 		v.notes = append(v.notes, Problem{File: path.Join(prefix, n.name), Text: "a symbolic link: never followed, so a marker behind it is not seen here"})
 	}
-	for _, p := range scan.notes {
+	for _, p := range found.notes {
 		p.File = path.Join(prefix, p.File)
 		v.notes = append(v.notes, p)
 	}
-	if scan.more {
-		v.notes = append(v.notes, Problem{File: path.Join(".", prefix), Text: "more symbolic links, or entries of one name, than are named here"})
+	if scan.odd > maxNamed {
+		v.notes = append(v.notes, Problem{File: path.Join(".", prefix), Text: "more symbolic links, or entries of odd names, than are named here"})
 	}
 	return v, nil
+}
+
+// gathered is what a tree holds in all, with whole names.
+type gathered struct {
+	marked, links []node
+	notes         []Problem
+}
+
+// gather goes down where there is something to be found: the bounds of a
+// treeScan bound it, too.
+func (g *gathered) gather(t *treeScan, dir string) {
+	for _, n := range t.marked {
+		g.marked = append(g.marked, node{dir + n.name, n.hash})
+	}
+	for _, n := range t.links {
+		if len(g.links)+len(g.notes) < maxNamed {
+			g.links = append(g.links, node{dir + n.name, n.hash})
+		}
+	}
+	for _, p := range t.notes {
+		if len(g.links)+len(g.notes) < maxNamed {
+			p.File = dir + p.File
+			g.notes = append(g.notes, p)
+		}
+	}
+	for _, sub := range t.dirs {
+		if sub.scan.files > 0 || len(g.links)+len(g.notes) < maxNamed {
+			g.gather(sub.scan, dir+sub.name+"/")
+		}
+	}
 }
 
 // weigh parts the files that are parsed from those that are left alone so that a
@@ -175,10 +243,13 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 func (s *scanner) weigh(marked []node) (light, heavy []node) {
 	weights, total := map[gitops.Hash]int{}, 0
 	for _, n := range marked {
+		b := s.blobs[n.hash]
+		more := perMarker * b.marks
 		if _, counted := weights[n.hash]; !counted {
-			weights[n.hash] = s.blobs[n.hash].weight
-			total += weights[n.hash]
+			more += b.weight
 		}
+		weights[n.hash] += more
+		total += more
 	}
 	if total <= s.limit {
 		return marked, nil
@@ -260,43 +331,53 @@ func (s *scanner) tree(r reader, h gitops.Hash, depth int) (*treeScan, error) {
 	t, seen := &treeScan{}, make(map[string]bool, len(entries))
 	for _, e := range entries {
 		if seen[e.Name] {
-			t.notes = append(t.notes, Problem{File: e.Name, Text: "two entries of this name in one directory: the second is left alone"})
+			t.note(e.Name, "two entries of this name in one directory: the second is left alone")
 			continue
 		}
 		seen[e.Name] = true
 		if err := s.entry(r, t, e, depth); err != nil {
 			return nil, err
 		}
-		// Trees in trees can hold one link a billion times.
-		if len(t.links) > maxNamed || len(t.notes) > maxNamed {
-			t.more = true
-			t.links, t.notes = t.links[:min(len(t.links), maxNamed)], t.notes[:min(len(t.notes), maxNamed)]
-		}
-		if len(t.marked) > maxMarked {
+		if t.files > maxMarked {
 			return nil, fmt.Errorf("more than %d files with markers", maxMarked)
+		}
+		if t.names > maxNames {
+			return nil, fmt.Errorf("the names of the files with markers are longer than %d MiB", maxNames>>20)
 		}
 	}
 	s.trees[h] = t
 	return t, nil
 }
 
+// note names an entry that is left alone.
+func (t *treeScan) note(name, text string) {
+	if t.odd++; t.odd <= maxNamed {
+		t.notes = append(t.notes, Problem{File: gitops.Line(name, maxName), Text: text})
+	}
+}
+
 func (s *scanner) entry(r reader, t *treeScan, e store.Entry, depth int) error {
+	if len(e.Name) > maxName && (e.Kind() == store.ModeTree || isYAML(e.Name)) {
+		t.note(e.Name, fmt.Sprintf("left alone: its name is longer than %d bytes", maxName))
+		return nil
+	}
 	switch e.Kind() {
 	case store.ModeTree:
 		sub, err := s.tree(r, e.Hash, depth+1)
 		if err != nil {
 			return err
 		}
-		t.marked = append(t.marked, below(e.Name, sub.marked)...)
-		t.links = append(t.links, below(e.Name, sub.links)...)
-		t.more = t.more || sub.more
-		for _, p := range sub.notes {
-			p.File = e.Name + "/" + p.File
-			t.notes = append(t.notes, p)
+		if sub.files > 0 || sub.odd > 0 {
+			t.dirs = append(t.dirs, subtree{e.Name, sub})
+			t.files += sub.files
+			t.names += sub.names + sub.files*(len(e.Name)+1)
+			t.odd = min(t.odd+sub.odd, maxNamed+1)
 		}
 	case store.ModeSymlink:
 		if isYAML(e.Name) {
-			t.links = append(t.links, node{e.Name, e.Hash})
+			if t.odd++; t.odd <= maxNamed {
+				t.links = append(t.links, node{e.Name, e.Hash})
+			}
 		}
 	case store.ModeFile, store.ModeExecutable:
 		if !isYAML(e.Name) {
@@ -308,6 +389,8 @@ func (s *scanner) entry(r reader, t *treeScan, e store.Entry, depth int) error {
 		}
 		if b != nil {
 			t.marked = append(t.marked, node{e.Name, e.Hash})
+			t.files++
+			t.names += len(e.Name)
 		}
 	}
 	return nil // submodules and what git does not know are not ours to enter
@@ -328,10 +411,20 @@ func (s *scanner) blob(r reader, h gitops.Hash) (*blobScan, error) {
 func (s *scanner) read(h gitops.Hash, src []byte) *blobScan {
 	var b *blobScan
 	if marker.Mentions(src) {
-		b = &blobScan{src: src, weight: marker.Weight(src)}
+		b = &blobScan{weight: marker.Weight(src), marks: marker.AtMost(src)}
+		if s.ahead+len(src) <= maxAhead {
+			b.src = src
+			s.ahead += len(src)
+		}
 	}
 	s.blobs[h] = b
 	return b
+}
+
+// drop takes back a file that was read ahead.
+func (s *scanner) drop(b *blobScan) {
+	s.ahead -= len(b.src)
+	b.src = nil
 }
 
 // parse reads the markers of a file; nil: it mentions none.
@@ -347,10 +440,9 @@ func (s *scanner) parse(r reader, h gitops.Hash) (*blobScan, error) {
 		}
 	}
 	file, _ := marker.Parse(src) // the error is among the problems of those it concerns
-	b.sites, b.src, b.parsed = file.Sites(), nil, true
-	if anybody := func(marker.Policy) bool { return true }; len(file.Problems(anybody)) > 0 {
-		b.file = file
-	}
+	s.drop(b)
+	b.sites, b.file, b.parsed = file.Sites(), file.Problematic(), true
+	s.held += b.marks
 	return b, nil
 }
 
@@ -365,8 +457,12 @@ func (s *scanner) value(r reader, root gitops.Hash, p place) (value string, foun
 	if err != nil || e.Kind() != store.ModeFile && e.Kind() != store.ModeExecutable {
 		return "", false, err
 	}
-	b, err := s.parse(r, e.Hash)
-	if err != nil || b == nil {
+	s.makeRoom()
+	b, err := s.blob(r, e.Hash)
+	if err != nil || b == nil || b.weight+perMarker*b.marks > s.limit {
+		return "", false, err // that is left alone in any tree
+	}
+	if b, err = s.parse(r, e.Hash); err != nil {
 		return "", false, err
 	}
 	for _, site := range b.sites {
@@ -442,12 +538,4 @@ func resolve(r reader, root gitops.Hash, segments []string) (store.Entry, error)
 func isYAML(name string) bool {
 	ext := path.Ext(name)
 	return ext == ".yaml" || ext == ".yml" || name == "Kustomization"
-}
-
-func below(dir string, nodes []node) []node {
-	moved := make([]node, len(nodes))
-	for i, n := range nodes {
-		moved[i] = node{dir + "/" + n.name, n.hash}
-	}
-	return moved
 }

@@ -69,3 +69,47 @@ func TestABombOfLinks(t *testing.T) {
 	}
 	y.promote(f, podinfo, 1)
 }
+
+// One file with many markers can be in a tree under any number of names, and
+// names can be of any length: neither fills the memory. What is too much is left
+// alone and named, and podinfo is promoted all the same.
+func TestOneFileUnderManyNames(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	var many strings.Builder
+	for n := range 1000 {
+		fmt.Fprintf(&many, "k%d: x # {\"$imagepolicy\": \"flux-system:other\"}\n", n)
+	}
+	bomb := y.hashObject(many.String())
+	var entries []string
+	for n := range 500 {
+		entries = append(entries, fmt.Sprintf("100644 blob %s\t%d.yaml", bomb, n))
+	}
+	entries = append(entries, fmt.Sprintf("100644 blob %s\t%s.yaml", bomb, strings.Repeat("long", 100)))
+	blob := y.run("rev-parse", "main:"+podinfoFile)
+	production := y.mktree("40000 tree "+y.mktree(entries...)+"\tbomb", "100644 blob "+blob+"\tpodinfo.yaml")
+	root := y.mktree("40000 tree " + y.mktree("40000 tree "+production+"\tproduction") + "\tclusters")
+	y.run("update-ref", "refs/heads/main", y.run("commit-tree", "-m", "bomb", "-p", "main", root))
+
+	f := y.fleet()
+	s := y.state(f, podinfo)
+	if s.Others > maxWeight/perMarker {
+		t.Errorf("%d markers are kept of one tree", s.Others)
+	}
+	left, long := 0, 0
+	for _, p := range s.Problems {
+		if strings.Contains(p.Text, "too much YAML") {
+			left++
+		}
+		if strings.Contains(p.Text, "longer than") {
+			long++
+		}
+	}
+	if left == 0 || left > maxNamed+2 || long != 1 {
+		t.Errorf("%d files are named as too much, %d for their names: %v", left, long, s.Problems[:min(3, len(s.Problems))])
+	}
+	y.promote(f, podinfo, 1)
+	if s := y.state(y.fleet(), podinfo); s.Standing != Holds {
+		t.Errorf("a cold cache says %s", s.Standing)
+	}
+}

@@ -98,3 +98,54 @@ func TestBombs(t *testing.T) {
 		})
 	}
 }
+
+// TestPathsOfABomb: markers below very many, very long keys have paths that are
+// short and still their own, and the same in every version of the file.
+func TestPathsOfABomb(t *testing.T) {
+	t.Parallel()
+	const markers = 1000
+	var src strings.Builder
+	for i := range marker.MaxDepth - 10 {
+		fmt.Fprintf(&src, "{%s%d: ", strings.Repeat("k", 180), i)
+	}
+	src.WriteString("[\n" + strings.Repeat("x,"+mark, markers) + "]" + strings.Repeat("}", marker.MaxDepth-10))
+	paths := func(src string) map[string]bool {
+		f, err := marker.Parse([]byte(src))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]bool{}
+		for _, site := range f.Sites() {
+			if len(site.Path) > 1<<10 {
+				t.Fatalf("a path has %d bytes", len(site.Path))
+			}
+			found[site.Path] = true
+		}
+		return found
+	}
+	found := paths(src.String())
+	if len(found) != markers {
+		t.Errorf("%d markers have %d paths", markers, len(found))
+	}
+	for path := range paths(strings.Replace(src.String(), "x,", "y,", 1)) {
+		if !found[path] {
+			t.Errorf("a path of one version only: %s", path)
+		}
+	}
+}
+
+// TestProblematicTellsAllProblems: what is kept of a file says as much as the
+// file.
+func TestProblematicTellsAllProblems(t *testing.T) {
+	t.Parallel()
+	for _, src := range []string{"a: [x]" + mark, "a: x\n" + mark[1:], "a: [x" + mark, "a: x" + mark + strings.Repeat("#", marker.MaxSize)} {
+		f, _ := marker.Parse([]byte(src))
+		kept := f.Problematic()
+		if kept == nil || len(kept.Problems(ours)) != 1 || kept.Problems(ours)[0] != f.Problems(ours)[0] {
+			t.Errorf("%.20q: %v, and what is kept says %v", src, f.Problems(ours), kept)
+		}
+	}
+	if f, _ := marker.Parse([]byte("a: x" + mark)); f.Problematic() != nil {
+		t.Error("a file without problems is kept")
+	}
+}

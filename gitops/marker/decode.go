@@ -32,6 +32,9 @@ func Weight(src []byte) int {
 	return countEntries(src) + len(src)/64
 }
 
+// AtMost is how many markers a file can have.
+func AtMost(src []byte) int { return bytes.Count(src, []byte("$image")) }
+
 func countEntries(src []byte) int {
 	entries := 0
 	for _, sign := range []string{",", ":", "?", "[", "{", "- ", "-\t", "-\n", "-\r"} {
@@ -51,7 +54,7 @@ func checkLimits(src []byte) *Error {
 	if countEntries(src) > MaxEntries {
 		return &Error{Reason: fmt.Sprintf("more than %d entries", MaxEntries)}
 	}
-	if bytes.Count(src, []byte("$image")) > MaxMentions {
+	if AtMost(src) > MaxMentions {
 		return &Error{Reason: fmt.Sprintf("more than %d markers", MaxMentions)}
 	}
 	return nil

@@ -95,6 +95,15 @@ func (f *File) Problems(ours func(Policy) bool) []Problem {
 	return problems
 }
 
+// Problematic is what Problems needs of a file, which is small; nil: it has no
+// problem, whomsoever one asks for.
+func (f *File) Problematic() *File {
+	if len(f.suspects) == 0 {
+		return nil
+	}
+	return &File{suspects: f.suspects, broken: f.broken}
+}
+
 // Others counts the sites of policies that are not ours.
 func (f *File) Others(ours func(Policy) bool) int {
 	n := 0

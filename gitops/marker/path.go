@@ -1,6 +1,8 @@
 package marker
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -30,23 +32,44 @@ func (n *names) of(documents []*yaml.Node) {
 	n.documents = unique(roots, objectName, func(i int) string { return fmt.Sprintf("doc %d", i) })
 }
 
-// path spells the way down a trail.
+// maxPath is how long a path is spelled out, in bytes. Only a file that was made
+// to hurt has a longer one: a thousand markers below some hundred long keys.
+const maxPath = 512
+
+// path spells the way down a trail. Siblings share the way to their parent, so
+// it is kept in the trail's steps.
 func (n *names) path(trail []step) string {
-	var b strings.Builder
-	b.WriteString(n.documents[n.document])
-	b.WriteByte(' ')
-	for _, s := range trail {
-		b.WriteByte('/')
+	path, known := n.documents[n.document]+" ", len(trail)
+	for known > 0 && trail[known-1].path == "" {
+		known--
+	}
+	if known > 0 {
+		path = trail[known-1].path
+	}
+	for i := known; i < len(trail); i++ {
+		s := &trail[i]
 		if s.parent.Kind == yaml.SequenceNode {
-			b.WriteString(n.items(s.parent)[s.index])
-			continue
+			path += "/" + n.items(s.parent)[s.index]
+		} else {
+			path += "/" + keyName(s.parent.Content[s.index-1], s.index/2)
 		}
-		b.WriteString(keyName(s.parent.Content[s.index-1], s.index/2))
+		path = fold(path)
+		s.path = path
 	}
 	if len(trail) == 0 {
-		b.WriteByte('/')
+		path += "/"
 	}
-	return b.String()
+	return path
+}
+
+// fold shortens a path that is too long to how it begins and a digest, which
+// tells it apart from others.
+func fold(path string) string {
+	if len(path) <= maxPath {
+		return path
+	}
+	sum := sha256.Sum256([]byte(path))
+	return strings.ToValidUTF8(path[:maxPath/4], "") + "…" + hex.EncodeToString(sum[:16])
 }
 
 // items names the items of a list, once.

@@ -33,7 +33,8 @@ type placed struct {
 // step is one step down a tree.
 type step struct {
 	parent *yaml.Node
-	index  int // of the child in parent.Content
+	index  int    // of the child in parent.Content
+	path   string // down to the child, once asked for
 }
 
 func (w *walker) walk() *Error {
@@ -92,7 +93,7 @@ func (w *walker) value(n *yaml.Node, depth int, flow bool) *Error {
 }
 
 func (w *walker) down(parent *yaml.Node, index, depth int, flow bool) *Error {
-	w.trail = append(w.trail, step{parent, index})
+	w.trail = append(w.trail, step{parent: parent, index: index})
 	err := w.value(parent.Content[index], depth+1, flow)
 	w.trail = w.trail[:len(w.trail)-1]
 	return err
