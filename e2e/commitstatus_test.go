@@ -1,0 +1,173 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"towpath.dev/towpath/e2e/lab"
+)
+
+// forge takes commit statuses as Gitea does.
+type forge struct {
+	*httptest.Server
+	mu       sync.Mutex
+	statuses []forgeStatus
+}
+
+type forgeStatus struct{ Commit, State, Context, Description string }
+
+func newForge(t *testing.T) *forge {
+	f := &forge{}
+	routes := http.NewServeMux()
+	routes.HandleFunc("GET /api/v1/version", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(`{"version": "1.24.0"}`)) })
+	routes.HandleFunc("GET /api/v1/repos/apps/podinfo/commits/{commit}/statuses", func(w http.ResponseWriter, r *http.Request) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		found := []map[string]string{}
+		for i := len(f.statuses) - 1; i >= 0; i-- {
+			if s := f.statuses[i]; s.Commit == r.PathValue("commit") {
+				found = append(found, map[string]string{"status": s.State, "context": s.Context, "description": s.Description})
+			}
+		}
+		_ = json.NewEncoder(w).Encode(found)
+	})
+	routes.HandleFunc("POST /api/v1/repos/apps/podinfo/statuses/{commit}", func(w http.ResponseWriter, r *http.Request) {
+		s := forgeStatus{Commit: r.PathValue("commit")}
+		if err := json.NewDecoder(r.Body).Decode(&s); err != nil || r.Header.Get("Authorization") != "token of-the-forge" {
+			t.Errorf("a status: %v, authorization %q", err, r.Header.Get("Authorization"))
+		}
+		f.mu.Lock()
+		f.statuses = append(f.statuses, s)
+		f.mu.Unlock()
+		w.WriteHeader(http.StatusCreated)
+		_, _ = w.Write([]byte("{}"))
+	})
+	routes.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("the forge was asked for %s %s", r.Method, r.URL)
+		http.NotFound(w, r)
+	})
+	f.Server = httptest.NewServer(routes)
+	t.Cleanup(f.Close)
+	return f
+}
+
+func (f *forge) has(s forgeStatus) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, one := range f.statuses {
+		if one == s {
+			return true
+		}
+	}
+	return false
+}
+
+// TestABuildThatFailsIsSeenOnItsCommit: notification-controller, the real one,
+// sets a status on the application's commits, and no other part holds the
+// forge's token.
+func TestABuildThatFailsIsSeenOnItsCommit(t *testing.T) {
+	t.Parallel()
+	b := newBeside(t, "commit-status")
+	lab.FluxDefinitions(t, b.admin, "notification")
+	f := newForge(t)
+	// Its own listener cannot be told to it: a port that was free a moment ago.
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory, Config: func(w *lab.World, config string) string {
+		return b.watched(w, config) + "events: {address: \"http://" + address + "/\"}\n"
+	}})
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "forge"}, StringData: map[string]string{"token": "of-the-forge"}}
+	if _, err := kubernetes.NewForConfigOrDie(b.admin).CoreV1().Secrets(b.namespace).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	// As docs/events.md shows it.
+	const notification = "notification.toolkit.fluxcd.io"
+	b.create(b.resource(notification, "v1beta3", "providers"), `
+apiVersion: notification.toolkit.fluxcd.io/v1beta3
+kind: Provider
+metadata: {name: podinfo}
+spec:
+  type: gitea
+  address: `+f.URL+`/apps/podinfo.git
+  secretRef: {name: forge}
+  commitStatusExpr: "'towpath/' + event.metadata.image"
+`)
+	b.create(b.resource(notification, "v1beta3", "alerts"), `
+apiVersion: notification.toolkit.fluxcd.io/v1beta3
+kind: Alert
+metadata: {name: podinfo}
+spec:
+  providerRef: {name: podinfo}
+  eventSources: [{kind: GitRepository, name: fleet}]
+  inclusionList: ["^podinfo: "]
+`)
+	dir := t.TempDir()
+	controller := exec.Command(lab.Tool(t, "notification-controller"),
+		"--events-addr="+address, "--metrics-addr=0", "--health-addr=127.0.0.1:0", "--receiverAddr=127.0.0.1:0", "--enable-leader-election=false")
+	controller.Env = append(os.Environ(), "KUBECONFIG="+lab.Kubeconfig(t, b.admin, b.namespace), "RUNTIME_NAMESPACE="+b.namespace)
+	log := filepath.Join(dir, "notification-controller.log")
+	running, err := lab.StartProcess(controller, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		running.Stop(5 * time.Second)
+		if t.Failed() {
+			said, _ := os.ReadFile(log)
+			t.Logf("notification-controller:\n%s", said)
+		}
+	})
+
+	d := w.Daemon(t, nil) // no KUBECONFIG: events need no right
+	first := w.App.Head()
+	promotes(t, w, d, first)
+	const context = "towpath/podinfo"
+	d.Wait("the first commit is promoted, says the forge", patience, func() bool {
+		return f.has(forgeStatus{first, "success", context, "promoted"})
+	})
+	w.App.Commit(lab.Commit{Message: "Break the build", Files: map[string]string{"Dockerfile": "FROM " + w.Base + "\nRUN echo it cannot be; exit 3\n"}})
+	w.App.Push("HEAD:master")
+	broken := w.App.Head()
+	d.Wait("the second does not build, says the forge", patience, func() bool {
+		return f.has(forgeStatus{broken, "failure", context, "build failed"})
+	})
+	w.App.Git("revert", "--no-edit", "HEAD")
+	mended := paint(w, "blue")
+	promotes(t, w, d, mended)
+	d.Wait("the third is promoted, says the forge", patience, func() bool {
+		return f.has(forgeStatus{mended, "success", context, "promoted"})
+	})
+	if code := d.Stop(); code != 0 || strings.Contains(d.Logs(), "not told") {
+		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
+	}
+	allowed := map[forgeStatus]bool{
+		{first, "success", context, "image built"}: true, {first, "success", context, "promoted"}: true,
+		{broken, "failure", context, "build failed"}: true,
+		{mended, "success", context, "image built"}:  true, {mended, "success", context, "promoted"}: true,
+	}
+	seen := map[forgeStatus]int{}
+	for _, s := range f.statuses {
+		if seen[s]++; !allowed[s] || seen[s] > 1 {
+			t.Errorf("the forge was told %+v, %d times", s, seen[s])
+		}
+	}
+}
