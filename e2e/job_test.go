@@ -369,3 +369,25 @@ func TestJobCommandsInTheSandbox(t *testing.T) {
 		}
 	}
 }
+
+// TestJobsWithoutACluster: what needs no build works anywhere; what does says
+// what is missing.
+func TestJobsWithoutACluster(t *testing.T) {
+	t.Parallel()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Config: func(_ *lab.World, config string) string {
+		before, _, _ := strings.Cut(config, "builder:\n")
+		_, images, _ := strings.Cut(config, "\nimages:\n")
+		return before + fmt.Sprintf("builder:\n  type: kubernetes\n  kaniko: {image: %q}\n  kubernetes: {image: %q}\nimages:\n", jobKaniko, jobTowpath) + images
+	}})
+	if out := w.MustRun("plan"); !strings.Contains(out, "planned") {
+		t.Errorf("plan says\n%s", out)
+	}
+	if out := w.MustRun("status"); !strings.Contains(out, "podinfo") {
+		t.Errorf("status says\n%s", out)
+	}
+	for _, args := range [][]string{{"run", "--once"}, {"check"}, {"logs", "podinfo"}, {"retry", "podinfo"}} {
+		if r := w.Run(args...); r.Code != 1 || !strings.Contains(r.Out+r.Err, "this process belongs to no cluster") || !strings.Contains(r.Out+r.Err, "KUBECONFIG") {
+			t.Errorf("%v: %d\n%s%s", args, r.Code, r.Out, r.Err)
+		}
+	}
+}

@@ -126,6 +126,7 @@ func (w *wiring) clusterBuilder(cfg *config.Config) (builder, error) {
 	if err != nil {
 		return nil, err
 	}
+	jobs.Progress = w.progress
 	return &inCluster{jobs}, nil
 }
 

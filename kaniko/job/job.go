@@ -34,6 +34,10 @@ import (
 // Builder runs builds. It is safe for concurrent use, also by several processes
 // that share a namespace.
 type Builder struct {
+	// Progress is called with a line for each step that a build reaches; may be
+	// nil. It must not change once the Builder is used.
+	Progress func(line string)
+
 	client   kubernetes.Interface
 	settings Settings
 	log      *slog.Logger

@@ -202,6 +202,9 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 		if stands.doing != doing {
 			doing = stands.doing
 			b.log.Debug("build Job "+doing, "job", live.Name)
+			if b.Progress != nil {
+				b.Progress(live.Labels[labelImage] + ": its build " + doing)
+			}
 		}
 		wait := stands.again
 		if left := time.Until(ask); !met && (wait == 0 || left < wait) {
