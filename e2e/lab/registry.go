@@ -1,12 +1,11 @@
 package lab
 
 import (
-	"bufio"
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -148,49 +147,29 @@ func (r *Registry) DockerConfig() []byte {
 
 func startRegistry(t testing.TB, config string) (address string) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	command := exec.CommandContext(ctx, Tool(t, "docker-registry"), "serve", config)
+	command := exec.Command(Tool(t, "docker-registry"), "serve", config)
 	command.Env = []string{"PATH=" + os.Getenv("PATH"), "OTEL_TRACES_EXPORTER=none"}
-	command.Cancel = func() error { return command.Process.Kill() }
-	output, err := command.StderrPipe()
+	server, err := StartProcess(command, filepath.Join(filepath.Dir(config), "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	command.Stdout = command.Stderr
-	if err := command.Start(); err != nil {
-		t.Fatal(err)
-	}
-	listening := make(chan string, 1)
-	drained := make(chan struct{})
-	var kept bytes.Buffer
-	go func() {
-		defer close(drained)
-		lines := bufio.NewScanner(output)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			if kept.Len() < 1<<16 {
-				kept.Write(append(lines.Bytes(), '\n'))
-			}
-			if _, rest, ok := strings.Cut(lines.Text(), "listening on "); ok {
-				host, _, _ := strings.Cut(rest, `"`)
-				select {
-				case listening <- strings.TrimSuffix(host, ", tls"):
-				default:
-				}
-			}
+	t.Cleanup(func() { server.Stop(0) })
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	err = server.Ready(ctx, func(context.Context) error {
+		log, err := os.ReadFile(server.Log)
+		if err != nil {
+			return err
 		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-drained
-		_ = command.Wait()
+		_, rest, _ := strings.Cut(string(log), "listening on ")
+		var whole bool
+		if address, _, whole = strings.Cut(rest, `"`); !whole {
+			return errors.New("it does not listen")
+		}
+		return nil
 	})
-	select {
-	case address = <-listening:
-	case <-drained:
-		t.Fatalf("docker-registry ended:\n%s", kept.String())
-	case <-time.After(30 * time.Second):
-		t.Fatal("docker-registry does not listen")
+	if err != nil {
+		t.Fatal(err)
 	}
 	return address
 }
