@@ -81,7 +81,7 @@ func startControlPlane(t testing.TB) *rest.Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := keeper(dir); err != nil {
+	if err := RemoveAtEnd(dir); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

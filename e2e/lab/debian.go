@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,11 +160,7 @@ func osRelease(t testing.TB) map[string]string {
 // those of a proxy that it may sit behind.
 func trust(t testing.TB) v1.Layer {
 	t.Helper()
-	path := os.Getenv("SSL_CERT_FILE")
-	if path == "" {
-		path = "/etc/ssl/certs/ca-certificates.crt"
-	}
-	authorities, err := os.ReadFile(path)
+	authorities, err := os.ReadFile(authoritiesFile())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,6 +170,10 @@ func trust(t testing.TB) v1.Layer {
 		}
 		a.file("etc/ssl/certs/ca-certificates.crt", authorities)
 	})
+}
+
+func authoritiesFile() string {
+	return cmp.Or(os.Getenv("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt")
 }
 
 // moduleProxy is a layer with the modules that builds in some directories need,

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"crypto/subtle"
 	"io"
 	"log"
@@ -19,6 +20,7 @@ import (
 // GitOptions say how a git server behaves. The zero value: plain HTTP, open to
 // everybody, newest protocol.
 type GitOptions struct {
+	Bind       string // address to listen on; default 127.0.0.1. Set it where a pod must reach the server
 	TLS        bool   // HTTPS by a certificate of an authority of its own: Git.CA
 	ClientCert bool   // with TLS: demands a client certificate of that authority
 	Username   string // basic authentication, where one of the two is set
@@ -65,10 +67,18 @@ func NewGit(t testing.TB, options ...GitOptions) *Git {
 
 	server := httptest.NewUnstartedServer(counted)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if o.Bind != "" {
+		listener, err := net.Listen("tcp", net.JoinHostPort(o.Bind, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = server.Listener.Close()
+		server.Listener = listener
+	}
 	server.Listener = &countingListener{server.Listener, g}
 	if o.TLS {
 		g.CA = NewCA(t)
-		server.TLS = g.CA.Server(t, o.ClientCert)
+		server.TLS = g.CA.Server(t, o.ClientCert, cmp.Or(o.Bind, "localhost"))
 		server.EnableHTTP2 = true
 		server.StartTLS()
 	} else {

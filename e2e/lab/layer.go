@@ -47,7 +47,17 @@ func (a *archive) dir(name string, mode int64) {
 
 func (a *archive) file(name string, content []byte) {
 	a.t.Helper()
-	a.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: int64(len(content))}, bytes.NewReader(content))
+	a.regular(name, 0o644, content)
+}
+
+func (a *archive) program(name string, content []byte) {
+	a.t.Helper()
+	a.regular(name, 0o755, content)
+}
+
+func (a *archive) regular(name string, mode int64, content []byte) {
+	a.t.Helper()
+	a.add(tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: mode, Size: int64(len(content))}, bytes.NewReader(content))
 }
 
 // tree writes what is below dir to below prefix, owners and modes kept. What

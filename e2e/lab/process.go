@@ -141,18 +141,27 @@ func (p *Process) Tail() string {
 	return string(bytes.TrimSpace(tail(content)))
 }
 
-// keeper removes a directory when this process has ended, however it ends, and
-// what it started has let go of the directory.
-func keeper(dir string) error {
+// RemoveAtEnd removes a directory when this process has ended, however it ends,
+// and what it started has let go of the directory.
+func RemoveAtEnd(dir string) error {
+	return AtEnd(nil, `until rm -rf "$0"; do sleep 0.1; done`, dir)
+}
+
+// AtEnd runs a shell script when this process has ended, however it ends. A
+// file is held open until the script has ended, and with it a lock.
+func AtEnd(held *os.File, script string, args ...string) error {
 	var pipe [2]int
-	if err := syscall.Pipe2(pipe[:], syscall.O_CLOEXEC); err != nil {
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
 		return err
 	}
 	// This process alone holds the other end, and never closes it.
 	ours := os.NewFile(uintptr(pipe[0]), "pipe")
 	defer ours.Close()
-	cmd := exec.Command("sh", "-c", `read -r _ <&3; until rm -rf "$0"; do sleep 0.1; done`, dir)
+	cmd := exec.Command("sh", append([]string{"-c", "read -r _ <&3; " + script}, args...)...)
 	cmd.ExtraFiles = []*os.File{ours}
+	if held != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, held)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd.Start()
 }

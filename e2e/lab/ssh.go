@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net"
 	"os"
@@ -17,6 +18,7 @@ import (
 // SSHOptions say how an SSH server behaves. The zero value: git's protocol
 // variable is accepted, one Ed25519 host key.
 type SSHOptions struct {
+	Bind       string            // address to listen on; default 127.0.0.1. Set it where a pod must reach the server
 	NoProtocol bool              // sshd drops GIT_PROTOCOL, as stock sshd does
 	HostKeys   []string          // types, as ssh-keygen -t names them
 	Config     map[string]string // set in every repository
@@ -59,7 +61,7 @@ func NewSSH(t testing.TB, options ...SSHOptions) *SSH {
 	if err != nil {
 		t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(o.Bind, "127.0.0.1"), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
