@@ -34,11 +34,21 @@ test: tools ## all unit and integration tests: real executor, git, registry
 	go test -timeout 60m ./e2e # by itself: it has deadlines that users have, too
 	go test -race -timeout 20m -run 'TestTwoDaemons|TestTwentyPushesInARow|TestReloadDuringBuild' ./e2e
 
+.PHONY: e2e
+e2e: ## the tests on a real Kubernetes node with Flux, on this machine or where TOWPATH_E2E_KUBECONFIG says
+	@e2e/tools/install node flux registry shell servers executor
+	go test -tags cluster -count 1 -timeout 60m ./e2e/cluster
+
+.PHONY: node
+node: ## a Kubernetes node with Flux on this machine, until Ctrl-C
+	@e2e/tools/install node flux registry shell
+	@go run ./e2e/cluster/up
+
 .PHONY: lint
 lint: ## gofmt, go vet and golangci-lint
 	@e2e/tools/install golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
-	go vet ./...
+	go vet -tags cluster ./...
 	$(TOWPATH_TOOLS)/golangci-lint run ./...
 
 .PHONY: bench
