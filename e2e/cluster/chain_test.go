@@ -1,0 +1,254 @@
+//go:build cluster
+
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	batchv1 "k8s.io/api/batch/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"towpath.dev/towpath/e2e/lab"
+)
+
+// TestPushToPod: a push to the application's repository, and the pod of the new
+// image runs, with nothing else touched. It prints how long each leg took.
+func TestPushToPod(t *testing.T) {
+	i := theInstallation(t)
+	sockets := i.watchSockets(t)
+	first := i.app.Head()
+	i.follow(t, first, time.Now())
+
+	second := i.commit("blue")
+	legs := i.follow(t, second, time.Now())
+	var table strings.Builder
+	for _, leg := range legs {
+		fmt.Fprintf(&table, "  %-34s %6.2f s\n", leg.what, leg.took.Seconds())
+	}
+	fmt.Printf("cluster: from a push to the pod that runs:\n%s", &table)
+
+	if page := i.Kubectl(t, "", "-n", appsNamespace, "exec", "deployment/podinfo", "--", "cat", "/site/index.html"); !strings.Contains(page, "color: blue") {
+		t.Errorf("the pod serves %q", page)
+	}
+	if _, branch := i.bumps(t); !cmp.Equal(branch, []string{first, second}) {
+		t.Errorf("bumps of %v, want one of %s and one of %s", branch, first, second)
+	}
+	if listening := sockets(); len(listening) > 0 {
+		t.Errorf("Towpath listens: %v", listening)
+	}
+}
+
+// leg is a part of the way from a push to a pod.
+type leg struct {
+	what string
+	took time.Duration
+}
+
+// follow waits for one thing after the other that a source commit makes happen,
+// until a pod of it runs.
+func (i *installation) follow(t *testing.T, commit string, pushed time.Time) (legs []leg) {
+	t.Helper()
+	var job *batchv1.Job
+	var bump string
+	for _, step := range []struct {
+		what  string
+		limit time.Duration
+		holds func(context.Context) error
+	}{
+		{"the push, to a Job for it", 2 * time.Minute, func(ctx context.Context) (err error) {
+			job, err = i.jobOf(ctx, commit)
+			return err
+		}},
+		{"to its commit fetched", 2 * time.Minute, func(ctx context.Context) error { return i.ended(ctx, job, "fetch") }},
+		{"to kaniko's end", 2 * time.Minute, func(ctx context.Context) error { return i.ended(ctx, job, "kaniko") }},
+		{"to the image published", 2 * time.Minute, func(ctx context.Context) error { return i.ended(ctx, job, "publish") }},
+		{"to the bump pushed", time.Minute, func(context.Context) error {
+			ledger, branch := i.bumps(t)
+			if ledger != commit || !slices.Contains(branch, commit) {
+				return fmt.Errorf("the ledger has %q, the branch bumps of %v", ledger, branch)
+			}
+			bump = strings.TrimSpace(lab.RunGit(t, i.fleet.Dir("fleet.git"), "rev-parse", "main"))
+			return nil
+		}},
+		{"to Flux having applied it", 2 * time.Minute, func(ctx context.Context) error {
+			revision, err := i.TryKubectl(ctx, t, "", "-n", fluxNamespace, "get", "kustomization", "flux-system", "-o", "jsonpath={.status.lastAppliedRevision}")
+			if err == nil && !strings.Contains(revision, bump) {
+				err = fmt.Errorf("applied is %s, and not yet %s", revision, bump)
+			}
+			return err
+		}},
+		{"to its pod running", time.Minute, func(ctx context.Context) error { return i.runs(ctx, commit) }},
+	} {
+		i.until(t, step.limit, step.what, step.holds)
+		now := time.Now()
+		legs = append(legs, leg{step.what, now.Sub(pushed)})
+		pushed = now
+	}
+	return legs
+}
+
+// until is wait with everything that tells how Towpath is.
+func (i *installation) until(t *testing.T, limit time.Duration, what string, holds func(context.Context) error) {
+	t.Helper()
+	defer func() {
+		if t.Failed() {
+			t.Logf("Towpath's log:\n%s", i.logs(context.WithoutCancel(t.Context()), t))
+		}
+	}()
+	i.wait(t, buildsNamespace, limit, what, holds)
+}
+
+// jobOf is the Job that builds a source commit.
+func (i *installation) jobOf(ctx context.Context, commit string) (*batchv1.Job, error) {
+	jobs, err := i.Client.BatchV1().Jobs(buildsNamespace).List(ctx, metav1.ListOptions{LabelSelector: "towpath.dev/image=podinfo"})
+	if err != nil {
+		return nil, err
+	}
+	for _, job := range jobs.Items {
+		if job.Annotations["towpath.dev/commit"] == commit {
+			return &job, nil
+		}
+	}
+	return nil, fmt.Errorf("%d Jobs, none of %s", len(jobs.Items), commit)
+}
+
+// ended tells whether a step of a Job has ended, and well.
+func (i *installation) ended(ctx context.Context, job *batchv1.Job, step string) error {
+	pods, err := i.Client.CoreV1().Pods(buildsNamespace).List(ctx, metav1.ListOptions{LabelSelector: "job-name=" + job.Name})
+	if err != nil {
+		return err
+	}
+	for _, pod := range pods.Items {
+		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
+			if end := status.State.Terminated; status.Name == step && end != nil {
+				if end.ExitCode != 0 {
+					return fmt.Errorf("%s ended with %d: %s", step, end.ExitCode, end.Message)
+				}
+				return nil
+			}
+		}
+	}
+	return errors.New("it has not ended")
+}
+
+// runs tells whether a pod of a source commit's image is up.
+func (i *installation) runs(ctx context.Context, commit string) error {
+	pods, err := i.Client.CoreV1().Pods(appsNamespace).List(ctx, metav1.ListOptions{LabelSelector: "app=podinfo"})
+	if err != nil {
+		return err
+	}
+	var images []string
+	for _, pod := range pods.Items {
+		image := pod.Spec.Containers[0].Image
+		if strings.Contains(image, ":master-"+commit[:12]+"-") && strings.Contains(image, "@sha256:") && pod.Status.Phase == corev1.PodRunning {
+			return nil
+		}
+		images = append(images, image+" "+string(pod.Status.Phase))
+	}
+	return fmt.Errorf("pods: %v", images)
+}
+
+// watchSockets looks for sockets that take connections in the network of
+// Towpath's pod, again and again until the test asks.
+func (i *installation) watchSockets(t *testing.T) (found func() []string) {
+	t.Helper()
+	if i.Node == nil {
+		t.Log("the cluster was given: what Towpath's pod listens on is not seen from here")
+		return func() []string { return nil }
+	}
+	all, looks := map[string]bool{}, 0
+	look := func() {
+		for _, pid := range i.daemons(t) {
+			for _, socket := range listening(pid) {
+				all[socket] = true
+			}
+			looks++
+		}
+	}
+	look()
+	if looks == 0 {
+		t.Fatal("no process of Towpath's is found")
+	}
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(stopped)
+		again := time.NewTicker(50 * time.Millisecond)
+		defer again.Stop()
+		for {
+			select {
+			case <-again.C:
+				look()
+			case <-stop:
+				return
+			}
+		}
+	}()
+	end := func() { close(stop); <-stopped }
+	t.Cleanup(func() {
+		if end != nil {
+			end()
+		}
+	})
+	return func() (sockets []string) {
+		end()
+		end = nil
+		look()
+		t.Logf("looked %d times", looks)
+		for socket := range all {
+			sockets = append(sockets, socket)
+		}
+		slices.Sort(sockets)
+		return sockets
+	}
+}
+
+// daemons are the processes of `towpath run` on the node, in this machine's
+// numbers.
+func (i *installation) daemons(t *testing.T) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		group, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
+		if bytes.HasPrefix(line, []byte("/usr/local/bin/towpath\x00run\x00")) && bytes.Contains(group, []byte(i.Node.cgroup+"/")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// listening are the TCP sockets in a process's network that take connections,
+// see proc(5) on /proc/net/tcp.
+func listening(pid int) (sockets []string) {
+	for _, kind := range []string{"tcp", "tcp6"} {
+		table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", pid, kind))
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(table)) {
+			if fields := strings.Fields(line); len(fields) > 3 && fields[3] == "0A" {
+				sockets = append(sockets, kind+" "+fields[1])
+			}
+		}
+	}
+	return sockets
+}

@@ -1,0 +1,343 @@
+//go:build cluster
+
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"towpath.dev/towpath/e2e/lab"
+)
+
+const (
+	towpathNamespace = "towpath"
+	buildsNamespace  = "towpath-builds"
+	appsNamespace    = "apps"
+)
+
+// installation is Towpath in the cluster, as somebody runs it who uses Flux:
+// deploy/ with an overlay, an application's repository over HTTPS, the GitOps
+// repository over SSH, a registry over TLS, each behind a credential.
+type installation struct {
+	*Cluster
+	platform *lab.Registry // of Towpath's own images
+	registry *lab.Registry // of applications
+	bases    *lab.Registry // of what they are built on
+	apps     *lab.Git
+	fleet    *lab.SSH
+	app      *lab.Work // the developer's clone, on master
+	gitops   *lab.Work // the platform engineer's, on main
+	binary   string
+	base     string // what applications are built on, pinned
+	dir      string
+	written  string // the config
+}
+
+var installed struct {
+	sync.Mutex
+	*installation
+}
+
+// theInstallation is the one that all tests share: the first makes it, and it
+// lives as long as the cluster.
+func theInstallation(t *testing.T) *installation {
+	t.Helper()
+	installed.Lock()
+	defer installed.Unlock()
+	if installed.installation == nil {
+		if err := host.Run(func(host testing.TB) { installed.installation = install(host, shared) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return installed.installation
+}
+
+// install brings everything up to where a first commit waits to be built, and
+// starts Towpath.
+func install(t testing.TB, c *Cluster) *installation {
+	t.Helper()
+	i := &installation{Cluster: c, dir: t.TempDir()}
+	i.binary = buildStatic(t, i.dir)
+	i.platform = c.Registry(t, lab.RegistryOptions{})
+	i.registry = c.Registry(t, lab.RegistryOptions{TLS: true, Username: "apps", Password: "only-publish-knows"})
+	i.bases = c.Registry(t, lab.RegistryOptions{TLS: true, Username: "bases", Password: "fetch-knows-this-too"})
+	i.apps = c.Git(t, lab.GitOptions{TLS: true, Username: "reader", Password: "only-fetch-knows"})
+	i.fleet = c.SSH(t, lab.SSHOptions{})
+	i.base = i.bases.Push(t, "busybox", "1", lab.Busybox(t))
+
+	i.apps.Create("apps/podinfo.git")
+	i.app = lab.NewWork(t, i.apps.Dir("apps/podinfo.git"))
+	i.app.Git("switch", "--quiet", "--orphan", "master")
+	i.commit("green")
+	i.fleet.Create("fleet.git")
+	i.gitops = lab.NewWork(t, i.fleet.Dir("fleet.git"))
+	i.gitops.Git("switch", "--quiet", "--orphan", "main")
+	i.gitops.Commit(lab.Commit{Message: "Deploy podinfo", Files: map[string]string{
+		"clusters/production/podinfo.yaml": i.manifest(),
+	}})
+	i.gitops.Push("HEAD:main")
+
+	i.secrets(t)
+	i.Apply(t, fmt.Sprintf(`apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {name: flux-system, namespace: %[1]s}
+spec:
+  interval: 10m
+  url: %[2]s
+  ref: {branch: main}
+  secretRef: {name: flux-system}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: flux-system, namespace: %[1]s}
+spec:
+  interval: 10m
+  path: ./clusters/production
+  prune: true
+  sourceRef: {kind: GitRepository, name: flux-system}
+`, fluxNamespace, i.fleet.RepoURL("fleet.git")))
+	i.deploy(t)
+	return i
+}
+
+// commit is a commit of the application's that a person can tell in its pod.
+func (i *installation) commit(colour string) (hash string) {
+	hash = i.app.Commit(lab.Commit{
+		Message: "Say hello in " + colour, Author: "Dana Developer <dana@example.com>",
+		Files: map[string]string{
+			"Dockerfile": "FROM " + i.base + ` AS build
+WORKDIR /src
+COPY . .
+RUN mkdir /site && sed "s/@COLOUR@/$(cat colour)/" page.html > /site/index.html && chown -R 1000:1000 /site
+
+FROM ` + i.base + `
+COPY --from=build /site /site
+USER 1000
+CMD ["httpd", "-f", "-p", "8080", "-h", "/site"]
+`,
+			"page.html": "<h1 style=\"color: @COLOUR@\">hello</h1>\n",
+			"colour":    colour + "\n",
+		},
+	})
+	i.app.Push("HEAD:master")
+	return hash
+}
+
+// manifest is the application in the GitOps repository, before Towpath has ever
+// touched it: no pod of it can run.
+func (i *installation) manifest() string {
+	return fmt.Sprintf(`apiVersion: apps/v1
+kind: Deployment
+metadata: {name: podinfo, namespace: %[1]s}
+spec:
+  replicas: 1
+  strategy: {type: Recreate}
+  selector: {matchLabels: {app: podinfo}}
+  template:
+    metadata: {labels: {app: podinfo}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      imagePullSecrets: [{name: registry}]
+      containers:
+      - name: podinfo
+        image: %[2]s:none # {"$imagepolicy": "flux-system:podinfo"}
+`, appsNamespace, i.registry.Repository("apps/podinfo"), i.bases.Host)
+}
+
+// secrets makes the namespaces and what is secret in them.
+func (i *installation) secrets(t testing.TB) {
+	t.Helper()
+	i.Kubectl(t, "", "apply", "--server-side", "-f", repository(t, "deploy", "namespaces.yaml"))
+	i.Kubectl(t, "", "create", "namespace", appsNamespace)
+	keys := filepath.Join(i.dir, "secrets")
+	if out, err := exec.Command(i.binary, "keygen", "--secrets", keys, "--email", "towpath@example.com").CombinedOutput(); err != nil {
+		t.Fatalf("towpath keygen: %v\n%s", err, out)
+	}
+	for _, name := range []string{"towpath-signing", "towpath-provenance"} {
+		i.secret(t, towpathNamespace, name, readSecret(t, filepath.Join(keys, name)))
+	}
+	i.secret(t, towpathNamespace, "fleet", i.fleet.Secret())
+	i.secret(t, fluxNamespace, "flux-system", i.fleet.Secret())
+	apps := map[string][]byte{"username": []byte("reader"), "password": []byte("only-fetch-knows"), "ca.crt": i.apps.CA.PEM}
+	for _, namespace := range []string{towpathNamespace, buildsNamespace} {
+		i.secret(t, namespace, "apps", apps)
+		i.secret(t, namespace, "registry", i.registry.Secret())
+	}
+	i.secret(t, buildsNamespace, "bases", i.bases.Secret())
+	pull := &corev1.Secret{
+		ObjectMeta: metav1.ObjectMeta{Name: "registry"}, Type: corev1.SecretTypeDockerConfigJson,
+		Data: map[string][]byte{corev1.DockerConfigJsonKey: i.registry.DockerConfig()},
+	}
+	if _, err := i.Client.CoreV1().Secrets(appsNamespace).Create(t.Context(), pull, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (i *installation) secret(t testing.TB, namespace, name string, keys map[string][]byte) {
+	t.Helper()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: keys}
+	if _, err := i.Client.CoreV1().Secrets(namespace).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+}
+
+// deploy applies deploy/ with an overlay, as its README says.
+func (i *installation) deploy(t testing.TB) {
+	t.Helper()
+	towpath := i.platform.Push(t, "towpath/towpath", "1", lab.Towpath(t, i.binary))
+	kaniko := i.platform.Push(t, "towpath/kaniko", "1", lab.Kaniko(t))
+	overlay := filepath.Join(i.dir, "overlay")
+	if err := os.CopyFS(filepath.Join(overlay, "base"), os.DirFS(repository(t, "deploy"))); err != nil {
+		t.Fatal(err)
+	}
+	name, digest, _ := strings.Cut(towpath, "@")
+	i.written = i.config(towpath, kaniko)
+	lab.WriteFile(t, filepath.Join(overlay, "towpath.yaml"), []byte(i.written))
+	lab.WriteFile(t, filepath.Join(overlay, "kustomization.yaml"), fmt.Appendf(nil, `apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [base]
+components: [base/flux]
+images: [{name: towpath, newName: %[1]q, digest: %[2]q}]
+configMapGenerator:
+  - {name: towpath, namespace: towpath, files: [towpath.yaml], options: {disableNameSuffixHash: true}}
+  - {name: authorities, namespace: towpath-builds, files: [ca.crt], options: {disableNameSuffixHash: true}}
+patches:
+  - target: {kind: ConfigMap, name: towpath-admission}
+    patch: |
+      - {op: replace, path: /data/towpath, value: %[3]q}
+      - {op: replace, path: /data/kaniko, value: %[4]q}
+      - {op: replace, path: /data/caBundle, value: authorities}
+  - target: {kind: Deployment, name: towpath}
+    patch: |
+      - {op: add, path: /spec/template/spec/volumes/-, value: {name: fleet, secret: {secretName: fleet, defaultMode: 0440}}}
+      - {op: add, path: /spec/template/spec/volumes/-, value: {name: apps, secret: {secretName: apps, defaultMode: 0440}}}
+      - {op: add, path: /spec/template/spec/volumes/-, value: {name: registry, secret: {secretName: registry, defaultMode: 0440}}}
+      - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: fleet, mountPath: /etc/towpath/secrets/fleet, readOnly: true}}
+      - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: apps, mountPath: /etc/towpath/secrets/apps, readOnly: true}}
+      - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: registry, mountPath: /etc/towpath/secrets/registry, readOnly: true}}
+`, name, digest, towpath, kaniko))
+	lab.WriteFile(t, filepath.Join(overlay, "ca.crt"), slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM))
+	i.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", overlay)
+	i.rolledOut(t)
+}
+
+// rolledOut waits until every copy of Towpath that should run is ready.
+func (i *installation) rolledOut(t testing.TB) {
+	t.Helper()
+	if _, err := i.TryKubectl(t.Context(), t, "", "-n", towpathNamespace, "rollout", "status", "--timeout=60s", "deployment/towpath"); err != nil {
+		t.Fatalf("%v\n%s", err, i.logs(t.Context(), t))
+	}
+}
+
+// configure adds to the config, and starts Towpath anew with it.
+func (i *installation) configure(t *testing.T, more string) {
+	t.Helper()
+	overlay := filepath.Join(i.dir, "overlay")
+	lab.WriteFile(t, filepath.Join(overlay, "towpath.yaml"), []byte(i.written+more))
+	i.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", overlay)
+	i.Kubectl(t, "", "-n", towpathNamespace, "rollout", "restart", "deployment/towpath")
+	i.rolledOut(t)
+}
+
+func (i *installation) config(towpath, kaniko string) string {
+	return fmt.Sprintf(`apiVersion: towpath.dev/v1
+kind: Config
+interval: 1s
+signing:
+  provenance: {secretRef: {name: towpath-provenance}}
+gitops:
+  - name: production
+    url: %[1]s
+    secretRef: {name: fleet}
+    git:
+      checkout: {ref: {branch: main}}
+      commit:
+        author: {name: Towpath, email: towpath@example.com}
+        signingKey: {type: ssh, secretRef: {name: towpath-signing}}
+    update: {strategy: Setters, path: ./clusters/production}
+    flux: {gitRepository: {namespace: flux-system, name: flux-system}}
+builder:
+  type: kubernetes
+  egress: [%[2]s, %[3]s, %[9]s]
+  kaniko: {image: %[4]s}
+  kubernetes:
+    image: %[5]s
+    resources: {requests: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}, limits: {memory: 1Gi, ephemeral-storage: 2Gi}}
+    caBundle: {configMap: authorities}
+images:
+  - name: podinfo
+    source: {url: %[6]s, secretRef: {name: apps}}
+    build: {pull: {secretRef: {name: bases}, allow: [%[7]s]}}
+    destination: {repository: %[8]s, secretRef: {name: registry}}
+    policy: flux-system:podinfo
+`, i.fleet.RepoURL("fleet.git"), i.registry.Host, strings.TrimPrefix(i.apps.URL, "https://"), kaniko, towpath,
+		i.apps.RepoURL("apps/podinfo.git"), i.bases.Repository("busybox"), i.registry.Repository("apps/podinfo"), i.bases.Host)
+}
+
+// bumps are the source commits that the ledger's and the branch's bumps are of,
+// the branch's oldest first.
+func (i *installation) bumps(t testing.TB) (ledger string, branch []string) {
+	t.Helper()
+	dir := i.fleet.Dir("fleet.git")
+	trailer := "--format=%(trailers:key=Towpath-Commit,valueonly,separator=%x2C)"
+	ledger, _ = lab.TryGit(dir, "show", "-s", trailer, "refs/towpath/production/podinfo")
+	return strings.TrimSpace(ledger), strings.Fields(lab.RunGit(t, dir, "log", "--reverse", trailer, "main"))
+}
+
+// logs are what Towpath printed, in all of its pods.
+func (i *installation) logs(ctx context.Context, t testing.TB) string {
+	t.Helper()
+	logs, err := i.TryKubectl(ctx, t, "", "-n", towpathNamespace, "logs", "--all-containers", "--prefix", "--tail=200", "-l", "app.kubernetes.io/name=towpath")
+	if err != nil {
+		return err.Error()
+	}
+	return logs
+}
+
+// buildStatic compiles towpath as its image holds it.
+func buildStatic(t testing.TB, dir string) string {
+	t.Helper()
+	binary := filepath.Join(dir, "towpath")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-o", binary, "towpath.dev/towpath/cmd/towpath")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return binary
+}
+
+// repository is a path in this repository.
+func repository(t testing.TB, elements ...string) string {
+	t.Helper()
+	tools, err := toolsDir(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(append([]string{tools, "..", ".."}, elements...)...)
+}
+
+func readSecret(t testing.TB, dir string) map[string][]byte {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string][]byte{}
+	for _, entry := range entries {
+		if keys[entry.Name()], err = os.ReadFile(filepath.Join(dir, entry.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return keys
+}
