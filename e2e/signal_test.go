@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -31,10 +32,10 @@ func TestHangupIsNoEnd(t *testing.T) {
 	}
 }
 
-// TestASecondSignalEndsAtOnce: while a container runtime that minds no signal
-// keeps the daemon from ending well, a second SIGTERM ends it without delay.
-func TestASecondSignalEndsAtOnce(t *testing.T) {
-	t.Parallel()
+// stubborn is a world whose container runtime minds no signal, and a daemon that
+// waits for it.
+func stubborn(t *testing.T, env ...string) *lab.Daemon {
+	t.Helper()
 	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory, Config: func(w *lab.World, config string) string {
 		runtime := filepath.Join(w.Dir, "runtime")
 		lab.WriteFile(t, runtime, []byte("#!/bin/sh\ntrap '' TERM\necho $$ > "+w.Dir+"/runtime.pid\nwhile [ -e "+w.Dir+"/runtime ]; do sleep 0.2; done\n"))
@@ -44,8 +45,16 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 		t.Cleanup(func() { _ = os.Remove(runtime) }) // by which it ends
 		return strings.Replace(config, "type: sandbox\n", "type: sandbox\n  sandbox: {runtime: "+runtime+"}\n", 1)
 	}})
-	d := w.Daemon(t, nil)
+	d := w.Daemon(t, env)
 	d.Wait("the runtime runs", patience, func() bool { return lab.Exists(filepath.Join(w.Dir, "runtime.pid")) })
+	return d
+}
+
+// TestASecondSignalEndsAtOnce: while a container runtime that minds no signal
+// keeps the daemon from ending well, a second SIGTERM ends it without delay.
+func TestASecondSignalEndsAtOnce(t *testing.T) {
+	t.Parallel()
+	d := stubborn(t)
 	began := time.Now()
 	if err := d.Process.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -61,6 +70,25 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	}
 	if took := time.Since(began); took > 8*time.Second {
 		t.Errorf("it took %s", took)
+	}
+}
+
+// TestTheEndTakesTenSeconds: neither a container runtime that minds no signal nor
+// a collector that never answers, nor both, keep the daemon for longer.
+func TestTheEndTakesTenSeconds(t *testing.T) {
+	t.Parallel()
+	deaf, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { deaf.Close() })
+	d := stubborn(t, "OTEL_EXPORTER_OTLP_ENDPOINT=http://"+deaf.Addr().String())
+	began := time.Now()
+	if code := d.Stop(); code != 1 {
+		t.Errorf("the daemon ended with %d, want 1\n%s", code, d.Logs())
+	}
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it took %s\n%s", took, d.Logs())
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -20,19 +21,22 @@ import (
 // there is one, and none of them delays or fails a round.
 type telling struct {
 	ctx     context.Context
+	ended   atomic.Int64 // when ctx ended, in nanoseconds of the Unix time; 0: not yet
 	nudges  *nudges
 	events  *events.Teller
 	pusher  *metrics.Pusher
 	metrics *metrics.Recorder
 }
 
-// farewell is how long the end waits for what is still to be told.
+// farewell is how long the end waits for what is still to be told, unless what
+// was in flight took that long already.
 const farewell = 3 * time.Second
 
 // tell finds out who is to hear of outcomes. What cannot be reached or
 // understood is logged, and does without: a config is not refused for it.
 func (g *globals) tell(ctx context.Context, cfg *config.Config, w *wiring, in *cluster) *telling {
 	t := &telling{ctx: ctx}
+	context.AfterFunc(ctx, func() { t.ended.Store(time.Now().UnixNano()) })
 	past, err := readHistory(cfg.Cache)
 	if err != nil {
 		g.log.Debug("no history is read", "error", err)
@@ -94,7 +98,13 @@ func (t *telling) leading(leads bool) {
 
 // close tells what is still to be told, for a moment.
 func (t *telling) close() {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.ctx), farewell)
+	until := time.Now().Add(farewell)
+	if ended := t.ended.Load(); ended != 0 {
+		if last := time.Unix(0, ended).Add(grace + grace/20); last.Before(until) {
+			until = last
+		}
+	}
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(t.ctx), until)
 	defer cancel()
 	var all sync.WaitGroup
 	if t.nudges != nil {
