@@ -43,19 +43,7 @@ func newBeside(t *testing.T, namespace string) *beside {
 // kubeconfig is for an account that has these rights in the namespace.
 func (b *beside) kubeconfig(rules ...rbacv1.PolicyRule) string {
 	b.t.Helper()
-	const user = "towpath"
-	client := kubernetes.NewForConfigOrDie(b.admin).RbacV1()
-	if _, err := client.Roles(b.namespace).Create(b.t.Context(), &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}, metav1.CreateOptions{}); err != nil {
-		b.t.Fatal(err)
-	}
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
-	}
-	if _, err := client.RoleBindings(b.namespace).Create(b.t.Context(), binding, metav1.CreateOptions{}); err != nil {
-		b.t.Fatal(err)
-	}
-	return lab.Kubeconfig(b.t, lab.As(b.admin, user), b.namespace)
+	return lab.Kubeconfig(b.t, lab.Account(b.t, b.admin, b.namespace, "towpath", rules...), b.namespace)
 }
 
 func (b *beside) resource(group, version, resource string) dynamic.ResourceInterface {
@@ -191,6 +179,28 @@ func TestFluxIsAskedAndBelieved(t *testing.T) {
 	if code := d.Stop(); code != 0 || strings.Contains(d.Logs(), "level=WARN") {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
 	}
+	checks(t, w, kubeconfig, "ok       flux of production: GitRepository asked-and-believed/fleet may be asked to pull")
+	found, err := b.repositories().Get(t.Context(), "fleet", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found.Object["spec"] = map[string]any{"interval": "10h", "url": "https://git.example.com/other.git", "ref": map[string]any{"branch": "next"}}
+	if _, err := b.repositories().Update(t.Context(), found, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	checks(t, w, kubeconfig, "warning  flux of production: GitRepository asked-and-believed/fleet watches git.example.com/other, and bumps go to 127.0.0.1/fleet")
+	checks(t, w, kubeconfig, "warning  flux of production: GitRepository asked-and-believed/fleet watches branch next, and this target is branch main")
+}
+
+// checks runs check, which finds no problem and says a line.
+func checks(t *testing.T, w *lab.World, kubeconfig, says string) {
+	t.Helper()
+	cmd := w.Command(t.Context(), "check")
+	cmd.Env = append(cmd.Env, kubeconfig)
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), says) {
+		t.Errorf("check: %v, want %q in\n%s", err, says, out)
+	}
 }
 
 // TestFluxMayNotBeAsked: that is said once, and nothing fails for it.
@@ -207,6 +217,7 @@ func TestFluxMayNotBeAsked(t *testing.T) {
 	if code := d.Stop(); code != 0 || strings.Count(d.Logs(), "Flux was not asked") != 1 || !strings.Contains(d.Logs(), "deploy/") {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
 	}
+	checks(t, w, kubeconfig, "warning  flux of production: Flux cannot be asked to pull at once")
 	cmd := w.Command(t.Context(), "status")
 	cmd.Env = append(cmd.Env, kubeconfig)
 	out, err := cmd.Output()
@@ -227,6 +238,7 @@ func TestCopiesTakeTurns(t *testing.T) {
 	env := []string{"KUBECONFIG=" + b.kubeconfig(rbacv1.PolicyRule{
 		APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{"towpath"}, Verbs: []string{"get", "watch", "update"},
 	})}
+	checks(t, w, env[0], "ok       leader election: Lease take-turns/towpath may be held")
 	one := w.Daemon(t, env)
 	commits := []string{w.App.Head()}
 	promotes(t, w, one, commits[0])

@@ -46,6 +46,7 @@ const (
 type checker struct {
 	cfg *config.Config
 	w   *wiring
+	in  *cluster // nil: none
 
 	findings []finding
 }
@@ -63,7 +64,7 @@ certificates. Reports every problem, not only the first. Changes nothing.`,
 				return err
 			}
 			defer w.close()
-			c := &checker{cfg: cfg, w: w}
+			c := &checker{cfg: cfg, w: w, in: g.cluster(cfg)}
 			c.run(cmd.Context())
 			if err := g.print(c.findings, func(out io.Writer) { printFindings(out, c.findings) }); err != nil {
 				return err
@@ -88,9 +89,11 @@ certificates. Reports every problem, not only the first. Changes nothing.`,
 
 // run runs every check; the findings come in the config's order.
 func (c *checker) run(ctx context.Context) {
-	checks := []func(context.Context) []finding{c.builder, c.provenance, c.certificates}
+	checks := []func(context.Context) []finding{c.builder, c.provenance, c.certificates, c.turns, c.events}
 	for i := range c.cfg.GitOps {
-		checks = append(checks, func(ctx context.Context) []finding { return c.target(ctx, &c.cfg.GitOps[i]) })
+		checks = append(checks,
+			func(ctx context.Context) []finding { return c.target(ctx, &c.cfg.GitOps[i]) },
+			func(ctx context.Context) []finding { return c.watched(ctx, &c.cfg.GitOps[i]) })
 	}
 	for i := range c.cfg.Images {
 		checks = append(checks, func(ctx context.Context) []finding { return c.image(ctx, &c.cfg.Images[i]) })

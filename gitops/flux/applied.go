@@ -19,6 +19,8 @@ import (
 
 // Applied is what Flux says of a GitRepository and of what reads from it.
 type Applied struct {
+	URL      string   // that the GitRepository watches
+	Branch   string   // of it; empty: by a tag, a commit or another name, or the default
 	Artifact Standing // of the GitRepository: what source-controller has fetched
 	// Kustomizations of the GitRepository's namespace that apply it, by name.
 	Kustomizations []Kustomization
@@ -61,7 +63,7 @@ func (c *Client) Applied(ctx context.Context, repository types.NamespacedName) (
 	if err != nil {
 		return Applied{}, &Error{"get", "GitRepository", repository, err}
 	}
-	applied := Applied{Artifact: source.standing(source.Status.Artifact.Revision)}
+	applied := Applied{URL: gitops.Line(source.Spec.URL, 300), Branch: gitops.Line(source.Spec.Ref.Branch, 200), Artifact: source.standing(source.Status.Artifact.Revision)}
 
 	list, err := c.objects.Resource(kustomizations).Namespace(repository.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -120,8 +122,12 @@ func (k Kustomization) holds(file string) bool {
 type fluxObject struct {
 	Metadata metav1.ObjectMeta `json:"metadata"`
 	Spec     struct {
-		Suspend   bool   `json:"suspend"`
-		Path      string `json:"path"`
+		Suspend bool   `json:"suspend"`
+		Path    string `json:"path"`
+		URL     string `json:"url"`
+		Ref     struct {
+			Branch string `json:"branch"`
+		} `json:"ref"`
 		SourceRef struct {
 			Kind      string `json:"kind"`
 			Namespace string `json:"namespace"`

@@ -78,19 +78,7 @@ spec: {interval: 1h, url: "https://git.example.com/fleet.git", ref: {branch: mai
 // as is a client of an account that has these rights and no others.
 func (p *place) as(user string, rules ...rbacv1.PolicyRule) *Client {
 	p.t.Helper()
-	admin := kubernetes.NewForConfigOrDie(p.admin).RbacV1()
-	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
-	}
-	if _, err := admin.Roles(p.name).Create(p.t.Context(), role, metav1.CreateOptions{}); err != nil {
-		p.t.Fatal(err)
-	}
-	if _, err := admin.RoleBindings(p.name).Create(p.t.Context(), binding, metav1.CreateOptions{}); err != nil {
-		p.t.Fatal(err)
-	}
-	client, err := New(lab.As(p.admin, user))
+	client, err := New(lab.Account(p.t, p.admin, p.name, user, rules...))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -118,6 +106,12 @@ func TestNudgeSetsOneAnnotation(t *testing.T) {
 	}
 	before := read()
 	client := p.as("patcher", mayRepository("patch"))
+	if err := client.TryNudge(t.Context(), p.fleet); err != nil {
+		t.Errorf("to try it: %v", err)
+	}
+	if diff := cmp.Diff(before.Object, read().Object); diff != "" {
+		t.Errorf("to try it has changed something: %s", diff)
+	}
 	at := time.Date(2026, 1, 2, 3, 4, 5, 600, time.UTC)
 	for range 2 {
 		if err := client.Nudge(t.Context(), p.fleet, at); err != nil {
@@ -207,6 +201,7 @@ status:
 
 	name := func(name string) types.NamespacedName { return types.NamespacedName{Namespace: "applied", Name: name} }
 	want := Applied{
+		URL: "https://git.example.com/fleet.git", Branch: "main",
 		Artifact: Standing{Revision: "main@sha1:" + commit, Stuck: "auth failed for git"},
 		Kustomizations: []Kustomization{
 			{name("apps"), "clusters/production", Standing{Revision: "main@sha1:" + commit}},

@@ -50,24 +50,11 @@ func namespace(t *testing.T, config *rest.Config, name string) types.NamespacedN
 // configuration for that user.
 func allow(t *testing.T, config *rest.Config, lease types.NamespacedName, user string, verbs ...string) *rest.Config {
 	t.Helper()
-	admin := kubernetes.NewForConfigOrDie(config).RbacV1()
-	role := &rbacv1.Role{
-		ObjectMeta: metav1.ObjectMeta{Name: user},
-		Rules:      []rbacv1.PolicyRule{{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{lease.Name}, Verbs: verbs}},
-	}
-	binding := &rbacv1.RoleBinding{
-		ObjectMeta: metav1.ObjectMeta{Name: user}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: user},
-		Subjects: []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: "User", Name: user}},
-	}
+	var rules []rbacv1.PolicyRule
 	if len(verbs) > 0 {
-		if _, err := admin.Roles(lease.Namespace).Create(t.Context(), role, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := admin.RoleBindings(lease.Namespace).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+		rules = []rbacv1.PolicyRule{{APIGroups: []string{"coordination.k8s.io"}, Resources: []string{"leases"}, ResourceNames: []string{lease.Name}, Verbs: verbs}}
 	}
-	return lab.As(config, user)
+	return lab.Account(t, config, lease.Namespace, user, rules...)
 }
 
 // candidate is a copy that takes part.
