@@ -134,7 +134,7 @@ func fetchAll(ctx context.Context, step kaniko.Fetch, progress io.Writer) ([]str
 		return nil, err
 	}
 	// kaniko's are mounted from here, whether or not anything is pulled.
-	if err := os.MkdirAll(step.Bases, 0o755); err != nil { //nolint:gosec // G301: kaniko reads it as root without our rights
+	if err := os.MkdirAll(step.Bases, 0o755); err != nil {
 		return nil, err
 	}
 	remote, err := wire.New(wire.Options{URL: order.Source.URL, Auth: gitAuth(order.Source.URL, step.GitSecret)})
@@ -173,10 +173,10 @@ func copyNetworkFiles(from, to string) error {
 			return fmt.Errorf("copy for kaniko: %w", err)
 		}
 		path := filepath.Join(to, name)
-		if err := os.WriteFile(path, content, 0o644); err != nil { //nolint:gosec // G306: kaniko and its steps read it
+		if err := os.WriteFile(path, content, 0o644); err != nil {
 			return fmt.Errorf("copy for kaniko: %w", err)
 		}
-		if err := os.Chmod(path, 0o644); err != nil { //nolint:gosec // G302: the same
+		if err := os.Chmod(path, 0o644); err != nil {
 			return fmt.Errorf("copy for kaniko: %w", err)
 		}
 	}

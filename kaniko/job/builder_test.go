@@ -355,7 +355,7 @@ func TestEndings(t *testing.T) {
 			want: "kaniko does not start: ImagePullBackOff: Back-off pulling image", hint: "imagePullSecrets",
 		},
 		"a container that cannot be made": {
-			status: func(p *corev1.Pod) corev1.PodStatus {
+			status: func(*corev1.Pod) corev1.PodStatus {
 				return phase(corev1.PodPending, waiting("fetch", "CreateContainerConfigError", `configmap "authorities" not found`))
 			},
 			want: `CreateContainerConfigError: configmap "authorities" not found`,

@@ -236,8 +236,8 @@ func recorded(job *batchv1.Job) error {
 		return nil
 	}
 	var entry failure
-	if err := json.Unmarshal([]byte(text), &entry); err != nil || entry.Err == "" {
-		return nil
+	if json.Unmarshal([]byte(text), &entry) != nil || entry.Err == "" {
+		return nil // somebody else's words: the pod is asked
 	}
 	var lines []string
 	for _, one := range strings.Split(entry.Tail, "\n") {

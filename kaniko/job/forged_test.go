@@ -9,7 +9,6 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"towpath.dev/towpath/kaniko"
 	"towpath.dev/towpath/kaniko/job"
@@ -23,14 +22,6 @@ func (s *standin) create(j *batchv1.Job) *batchv1.Job {
 		s.t.Fatal(err)
 	}
 	return j
-}
-
-// patchJob changes a Job as somebody else.
-func (s *standin) patchJob(j *batchv1.Job, patch string) {
-	s.t.Helper()
-	if _, err := s.client.BatchV1().Jobs(s.namespace).Patch(s.t.Context(), j.Name, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
-		s.t.Fatal(err)
-	}
 }
 
 // TestForgedJob: a Job of a build's name that is not as rendered is never

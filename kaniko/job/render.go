@@ -81,7 +81,7 @@ func Render(s Settings, what Job) (*batchv1.Job, error) {
 	if image, err := Pinned(s.Kaniko); err != nil || order.Executor != image {
 		return nil, fmt.Errorf("the order is for executor %s, and kaniko's image is %s", order.Executor, image)
 	}
-	own, err := ordersOf(s, what)
+	own, err := ordersOf(what)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +119,7 @@ func Render(s Settings, what Job) (*batchv1.Job, error) {
 }
 
 // ordersOf are the annotations that tell the steps what to do.
-func ordersOf(s Settings, what Job) (map[string]string, error) {
+func ordersOf(what Job) (map[string]string, error) {
 	reporting := kaniko.Reporting{Report: corev1.TerminationMessagePathDefault, ReportLimit: maxReport}
 	fetch := kaniko.Fetch{
 		Order:   what.Order,
