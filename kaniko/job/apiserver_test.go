@@ -160,6 +160,8 @@ func TestAnyDifferenceIsSeen(t *testing.T) {
 	decided.Spec.Tolerations = append(decided.Spec.Tolerations, corev1.Toleration{Key: "node.kubernetes.io/not-ready", Operator: corev1.TolerationOpExists})
 	decided.Spec.ImagePullSecrets = []corev1.LocalObjectReference{{Name: "pull"}}
 	decided.Annotations["cni.example.com/ip"] = "10.0.0.1"
+	decided.Spec.SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Level: "s0:c26,c5"}
+	decided.Spec.Containers[0].SecurityContext.SELinuxOptions = &corev1.SELinuxOptions{Level: "s0:c26,c5"}
 	if place := job.PodDiffers(decided, owner); place != "" {
 		t.Errorf("what the cluster decides differs at %s", place)
 	}

@@ -52,7 +52,8 @@ func jobDiffers(live, want *batchv1.Job) string {
 
 // podDiffers says where a pod is not what a Job's template asks for; empty: it
 // is. What the cluster decides about every pod is passed over: where it runs,
-// how important it is, and how much it may use where the template does not say.
+// how important it is, its SELinux label, and how much it may use where the
+// template does not say.
 func podDiffers(pod *corev1.Pod, job *batchv1.Job) string {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil || owner.UID != job.UID || owner.Kind != "Job" {
@@ -67,9 +68,15 @@ func podDiffers(pod *corev1.Pod, job *batchv1.Job) string {
 		spec.NodeName, spec.NodeSelector, spec.Affinity, spec.Tolerations, spec.TopologySpreadConstraints = "", nil, nil, nil, nil
 		spec.Priority, spec.PriorityClassName, spec.PreemptionPolicy, spec.Overhead = nil, "", nil, nil
 		spec.ImagePullSecrets, spec.Resources, spec.SchedulingGates = nil, nil, nil
+		if spec.SecurityContext != nil {
+			spec.SecurityContext.SELinuxOptions = nil // some clusters give each namespace a label of its own
+		}
 		for _, containers := range [][]corev1.Container{spec.InitContainers, spec.Containers} {
 			for i := range containers {
 				containers[i].Resources, containers[i].ResizePolicy = corev1.ResourceRequirements{}, nil
+				if containers[i].SecurityContext != nil {
+					containers[i].SecurityContext.SELinuxOptions = nil
+				}
 			}
 		}
 		return spec
