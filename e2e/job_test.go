@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -288,6 +289,45 @@ func TestBuildsInJobs(t *testing.T) {
 
 	if out := j.towpath(2, "logs", "nobody"); !strings.Contains(out, `the config has no image "nobody"`) {
 		t.Errorf("logs says\n%s", out)
+	}
+}
+
+// TestEndDuringJob: a daemon that is told to end hands its build over at once, and
+// one that is killed cannot help it: the Job goes on, and the next process
+// promotes what comes of it.
+func TestEndDuringJob(t *testing.T) {
+	t.Parallel()
+	for name, signal := range map[string]os.Signal{"SIGTERM": syscall.SIGTERM, "SIGKILL": syscall.SIGKILL} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			j := newJobWorld(t)
+			daemon := j.command(t.Context(), "run")
+			var out bytes.Buffer
+			daemon.Stdout, daemon.Stderr = &out, &out
+			if err := daemon.Start(); err != nil {
+				t.Fatal(err)
+			}
+			live, pod := j.job(j.App.Head())
+			began := time.Now()
+			if err := daemon.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			err := daemon.Wait()
+			if signal == syscall.SIGTERM && (err != nil || time.Since(began) > 3*time.Second) {
+				t.Errorf("it ended after %s: %v\n%s", time.Since(began), err, &out)
+			}
+			end := j.start("run", "--once")
+			_, digest, _ := strings.Cut(lab.PushImage(t, j.Repository(), "never-mind", lab.Busybox(t)), "@")
+			j.end(pod, corev1.PodSucceeded, kaniko.Report{}, kaniko.Report{Digest: digest, Size: 1}, 0)
+			end(0)
+			if manifest := j.Manifest("clusters/production/podinfo.yaml"); !strings.Contains(manifest, "@"+digest) {
+				t.Errorf("the bump says\n%s", manifest)
+			}
+			list, err := j.client.BatchV1().Jobs(j.namespace).List(t.Context(), metav1.ListOptions{})
+			if err != nil || len(list.Items) != 1 || list.Items[0].UID != live.UID {
+				t.Errorf("%d Jobs, %v, want the first alone", len(list.Items), err)
+			}
+		})
 	}
 }
 

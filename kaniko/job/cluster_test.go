@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -334,5 +336,43 @@ func TestCheck(t *testing.T) {
 	problems := builder(t, lab.ControlPlane(t), nowhere).Check(t.Context())
 	if len(problems) != 1 || !apierrors.IsNotFound(problems[0]) {
 		t.Errorf("got %v, want one about the namespace", problems)
+	}
+}
+
+// forgetful is a network that loses the answer to the first Job that is made.
+type forgetful struct {
+	next http.RoundTripper
+	lost *atomic.Bool
+}
+
+func (f forgetful) RoundTrip(request *http.Request) (*http.Response, error) {
+	response, err := f.next.RoundTrip(request)
+	if err == nil && request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/jobs") && f.lost.CompareAndSwap(false, true) {
+		response.Body.Close()
+		return nil, errors.New("connection reset by peer")
+	}
+	return response, err
+}
+
+// TestAnswerLost: a Job that was made although the answer was lost is not made
+// twice.
+func TestAnswerLost(t *testing.T) {
+	t.Parallel()
+	cluster, s, what := world(t)
+	config := daemon(t, s.Namespace)
+	lost := &atomic.Bool{}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return forgetful{next, lost} })
+	b := builder(t, config, s)
+	if o := result(t, run(t.Context(), b, what)); o.err == nil || !strings.Contains(o.err.Error(), "connection reset by peer") {
+		t.Fatalf("got %v", o.err)
+	}
+	live := cluster.made(what.Order)
+	done := run(t.Context(), b, what)
+	cluster.succeed(cluster.pod(live, nil), digest("d"))
+	if o := result(t, done); o.err != nil || !strings.HasSuffix(o.built.Run, string(live.UID)) {
+		t.Errorf("got %+v, %v", o.built, o.err)
+	}
+	if n := len(cluster.jobs()); n != 1 {
+		t.Errorf("%d Jobs, want 1", n)
 	}
 }
