@@ -7,7 +7,8 @@ import (
 )
 
 // Events are what Flux's notification-controller is told of images that go to
-// targets with a Target.Flux: built, promoted, refused, failed.
+// targets with a Target.Flux: built, promoted, refused, failed. It is read when
+// Towpath starts.
 type Events struct {
 	// Address of notification-controller, a URL. Default, in a cluster:
 	// http://notification-controller.flux-system.svc.cluster.local./, and
@@ -17,7 +18,8 @@ type Events struct {
 
 // LeaderElection lets one of several copies of Towpath in a cluster work, while
 // the others wait. It saves work and nothing more: the ledger sees to it that
-// each commit is promoted once, however many copies work.
+// each commit is promoted once, however many copies work. It is read when
+// Towpath starts.
 type LeaderElection struct {
 	// Enabled asks for the Lease "towpath" in the namespace that Towpath runs
 	// in: true waits until it is held; false does without. Left out: true in a

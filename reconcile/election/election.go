@@ -24,6 +24,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/leaderelection"
@@ -224,9 +225,19 @@ func (e *Election) term(ctx context.Context, atLeast time.Duration, lead func(co
 	e.work.Lock()
 	defer e.work.Unlock()
 	if leads.Load() && ctx.Err() == nil {
-		e.Log.Warn("the Lease was lost: nothing is promoted until it is held again", "lease", e.Lease)
+		e.Log.Warn("the Lease was lost: this copy promotes nothing until it holds it again", "lease", e.Lease, "why", e.why(ctx))
 	}
 	return leads.Load()
+}
+
+// why is what keeps this copy from the Lease, as far as that is to be seen.
+func (e *Election) why(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, e.request)
+	defer cancel()
+	if err := e.Check(ctx); err != nil {
+		return err.Error()
+	}
+	return "the API server did not answer in time, or another copy holds it"
 }
 
 func (e *Election) tell(leading bool) {
@@ -276,8 +287,12 @@ func (e *Election) watchOnce(ctx context.Context, leads func() bool, free func(p
 				return nil
 			}
 			lease, ok := change.Object.(*coordinationv1.Lease)
-			if !ok {
+			switch {
+			case !ok:
 				return fmt.Errorf("watch: %v", change.Object)
+			case change.Type == watch.Deleted:
+				e.Log.Warn("the Lease was deleted: a copy that may make one does, else nobody works until it is there again", "lease", e.Lease)
+				continue
 			}
 			switch *cmp.Or(lease.Spec.HolderIdentity, new(string)) {
 			case "":

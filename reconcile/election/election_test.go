@@ -331,3 +331,28 @@ func TestWithoutTheRightToWatch(t *testing.T) {
 	first.leave()
 	second.expect(true, soon)
 }
+
+// TestALeaseThatIsDeleted is said to be, by who works and who waits; made again,
+// it is taken.
+func TestALeaseThatIsDeleted(t *testing.T) {
+	t.Parallel()
+	config := lab.ControlPlane(t)
+	lease := namespace(t, config, "deleted")
+	leases := kubernetes.NewForConfigOrDie(config).CoordinationV1().Leases(lease.Namespace)
+	narrow := allow(t, config, lease, "deleted", "get", "watch", "update")
+	l := &line{}
+	first := join(t, narrow, lease, "first", hasty, l)
+	first.expect(true, soon)
+	if err := leases.Delete(t.Context(), lease.Name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	first.expect(false, soon)
+	if why := first.offer.why(t.Context()); !strings.Contains(why, "cannot create resource") {
+		t.Errorf("why: %s", why)
+	}
+	again := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Name: lease.Name}}
+	if _, err := leases.Create(t.Context(), again, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	first.expect(true, soon)
+}
