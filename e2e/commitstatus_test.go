@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -17,7 +18,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -77,6 +80,43 @@ func (f *forge) has(s forgeStatus) bool {
 	return false
 }
 
+// documented makes the objects that docs/events.md shows, for this forge in place
+// of another, and lets the API server judge the others.
+func (b *beside) documented(f *forge) {
+	b.t.Helper()
+	text, err := os.ReadFile("../docs/events.md")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	kinds := map[string]string{"Provider": "providers", "Alert": "alerts"}
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 2 {
+		b.t.Fatalf("docs/events.md has %d examples", len(blocks))
+	}
+	for i, block := range blocks {
+		for _, part := range strings.Split(block[1], "---\n") {
+			var object unstructured.Unstructured
+			if err := yaml.UnmarshalStrict([]byte(part), &object.Object); err != nil {
+				b.t.Fatalf("%v in\n%s", err, part)
+			}
+			object.SetNamespace(b.namespace)
+			spec := object.Object["spec"].(map[string]any)
+			how := metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}
+			switch {
+			case i > 0:
+				how.DryRun = []string{metav1.DryRunAll}
+			case object.GetKind() == "Provider":
+				spec["type"], spec["address"], spec["secretRef"] = "gitea", f.URL+"/apps/podinfo.git", map[string]any{"name": "forge"}
+			case object.GetKind() == "Alert":
+				spec["eventSources"].([]any)[0].(map[string]any)["name"] = "fleet"
+			}
+			if _, err := b.resource("notification.toolkit.fluxcd.io", "v1beta3", kinds[object.GetKind()]).Create(b.t.Context(), &object, how); err != nil {
+				b.t.Fatalf("%v in\n%s", err, part)
+			}
+		}
+	}
+}
+
 // TestABuildThatFailsIsSeenOnItsCommit: notification-controller, the real one,
 // sets a status on the application's commits, and no other part holds the
 // forge's token.
@@ -99,27 +139,7 @@ func TestABuildThatFailsIsSeenOnItsCommit(t *testing.T) {
 	if _, err := kubernetes.NewForConfigOrDie(b.admin).CoreV1().Secrets(b.namespace).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	// As docs/events.md shows it.
-	const notification = "notification.toolkit.fluxcd.io"
-	b.create(b.resource(notification, "v1beta3", "providers"), `
-apiVersion: notification.toolkit.fluxcd.io/v1beta3
-kind: Provider
-metadata: {name: podinfo}
-spec:
-  type: gitea
-  address: `+f.URL+`/apps/podinfo.git
-  secretRef: {name: forge}
-  commitStatusExpr: "'towpath/' + event.metadata.image"
-`)
-	b.create(b.resource(notification, "v1beta3", "alerts"), `
-apiVersion: notification.toolkit.fluxcd.io/v1beta3
-kind: Alert
-metadata: {name: podinfo}
-spec:
-  providerRef: {name: podinfo}
-  eventSources: [{kind: GitRepository, name: fleet}]
-  inclusionList: ["^podinfo: "]
-`)
+	b.documented(f)
 	dir := t.TempDir()
 	controller := exec.Command(lab.Tool(t, "notification-controller"),
 		"--events-addr="+address, "--metrics-addr=0", "--health-addr=127.0.0.1:0", "--receiverAddr=127.0.0.1:0", "--enable-leader-election=false")
