@@ -376,3 +376,68 @@ func TestAnswerLost(t *testing.T) {
 		t.Errorf("%d Jobs, want 1", n)
 	}
 }
+
+// TestNeverStarts: a build that waits for what will not come by itself is given
+// up, and what is missing is named. One that waits for a node is not.
+func TestNeverStarts(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		pod  func(*standin, *batchv1.Job)
+		want string
+		hint string
+	}{
+		"no pod is made": {pod: func(*standin, *batchv1.Job) {}, want: "no pod was made for it within", hint: "ServiceAccount build"},
+		"a secret is missing": {
+			pod: func(s *standin, live *batchv1.Job) {
+				pod := s.pod(live, nil)
+				status := phase(corev1.PodPending, waiting("fetch", "PodInitializing", ""))
+				status.Conditions = []corev1.PodCondition{
+					{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()},
+					{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now()},
+				}
+				s.status(pod, status)
+			},
+			want: "did not prepare its pod within", hint: "Secret git-apps, Secret registry",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster, s, what := world(t)
+			what.GitSecret, what.PushSecret = "git-apps", "registry"
+			b := builder(t, daemon(t, s.Namespace), s)
+			b.Hurry(500 * time.Millisecond)
+			done := run(t.Context(), b, what)
+			test.pod(cluster, cluster.made(what.Order))
+			o := result(t, done)
+			var hinted interface{ Hint() string }
+			if o.err == nil || !strings.Contains(o.err.Error(), test.want) || !errors.As(o.err, &hinted) || !strings.Contains(hinted.Hint(), test.hint) {
+				t.Errorf("got %v", o.err)
+			}
+			cluster.gone(what.Order)
+		})
+	}
+	t.Run("no node", func(t *testing.T) {
+		t.Parallel()
+		cluster, s, what := world(t)
+		pod := cluster.pod(cluster.create(must(job.Render(s, what))), func(p *corev1.Pod) { p.Spec.NodeName = "" })
+		status := phase(corev1.PodPending)
+		status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/1 nodes are available"}}
+		pod = cluster.status(pod, status)
+		b := builder(t, daemon(t, s.Namespace), s)
+		b.Hurry(time.Millisecond)
+		done := run(t.Context(), b, what)
+		select {
+		case o := <-done:
+			t.Fatalf("it did not wait: %v", o.err)
+		case <-cluster.quiet():
+		}
+		standings, err := b.Standings(t.Context())
+		if doing := standings[job.Name(what.Order)].Doing; err != nil || doing != "waits for a node: 0/1 nodes are available" {
+			t.Errorf("it %s, %v", doing, err)
+		}
+		cluster.succeed(pod, digest("d"))
+		if o := result(t, done); o.err != nil {
+			t.Error(o.err)
+		}
+	})
+}

@@ -22,8 +22,8 @@ import (
 const (
 	tailLines = 100       // lines of kaniko's log that are asked for
 	tailBytes = 256 << 10 // and bytes
-	// unreadable is how long after a build's end its log may be out of reach before
-	// the failure is recorded without.
+	// unreadable is how long the log of a failed build may be out of reach before the
+	// failure is recorded without.
 	unreadable = 10 * time.Minute
 )
 
@@ -52,7 +52,7 @@ func (b *Builder) conclude(ctx context.Context, want, known *batchv1.Job, seen *
 	if place := imageDiffers(pod); place != "" {
 		return Built{}, b.disbelieve(ctx, job, place)
 	}
-	switch stands := judge(job, pod, time.Now()); stands.state {
+	switch stands := judge(job, pod); stands.state {
 	case succeeded:
 		return b.believe(ctx, job, pod)
 	case failed:
@@ -123,7 +123,7 @@ func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, 
 			b.log.Warn("the log of a failed build may not be read", "job", job.Name, "error", err)
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case time.Since(endOf(pod)) < unreadable:
+		case b.mayBeReadLater(job):
 			// The Job stays: its log says whose fault it was, and is asked for again.
 			return fmt.Errorf("kaniko failed, and its log cannot be read at the moment: %w", err)
 		}
@@ -191,15 +191,21 @@ func statusOf(pod *corev1.Pod, step string) int {
 	return 0
 }
 
-// endOf is when the last container of a pod ended.
-func endOf(pod *corev1.Pod) time.Time {
-	var last time.Time
-	for _, status := range statuses(pod) {
-		if end := status.State.Terminated; end != nil && end.FinishedAt.After(last) {
-			last = end.FinishedAt.Time
-		}
+// mayBeReadLater tells whether the log of a failed build, which cannot be read
+// now, is worth another try.
+func (b *Builder) mayBeReadLater(job *batchv1.Job) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	first, known := b.unread[job.UID]
+	if !known {
+		first = time.Now()
+		b.unread[job.UID] = first
 	}
-	return last
+	if time.Since(first) < unreadable {
+		return true
+	}
+	delete(b.unread, job.UID)
+	return false
 }
 
 // failure is what is written to the Job of a failed build, for those who ask

@@ -41,6 +41,7 @@ type Builder struct {
 	client   kubernetes.Interface
 	settings Settings
 	log      *slog.Logger
+	patience time.Duration // startup, unless a test has less
 
 	mu     sync.Mutex
 	sight  *sight // nil while nothing is watched
@@ -48,8 +49,9 @@ type Builder struct {
 	idle   *time.Timer
 	closed bool
 
-	gone  map[types.UID]time.Time // Jobs that were removed here, which the watch may still show
-	swept time.Time               // when sweep was last done
+	gone   map[types.UID]time.Time // Jobs that were removed here, which the watch may still show
+	unread map[types.UID]time.Time // failed builds whose log cannot be read, and since when
+	swept  time.Time               // when sweep was last done
 }
 
 // requestTimeout bounds every request but watches and logs.
@@ -90,7 +92,7 @@ func New(client kubernetes.Interface, settings Settings, log *slog.Logger) (*Bui
 	if err := settings.check(); err != nil {
 		return nil, fmt.Errorf("build Jobs: %w", err)
 	}
-	return &Builder{client: client, settings: settings, log: or(log, slog.New(slog.DiscardHandler)), gone: map[types.UID]time.Time{}}, nil
+	return &Builder{client: client, settings: settings, log: or(log, slog.New(slog.DiscardHandler)), patience: startup, gone: map[types.UID]time.Time{}, unread: map[types.UID]time.Time{}}, nil
 }
 
 // Close ends the watches. Jobs at work go on, and are adopted by whoever asks

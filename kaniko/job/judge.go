@@ -28,10 +28,10 @@ const (
 // verdict is what a Job and its pod say of a build.
 type verdict struct {
 	state state
-	step  string        // the container that failed
-	err   error         // what happened, where it failed or broke
-	doing string        // what it is at, in words, while it is going
-	again time.Duration // when to look again though nothing changes; 0: no need
+	step  string // the container that failed
+	err   error  // what happened, where it failed or broke
+	doing string // what it is at, in words, while it is going
+	late  error  // what to say when it is at that for longer than startup; nil: it may be
 }
 
 // startup is how long a node may take from being given a pod to starting its
@@ -41,7 +41,8 @@ const startup = 5 * time.Minute
 
 // judge tells how a build stands from its Job and the pod of it, nil if there is
 // none. The pod's word comes before the Job's, which is a second or two behind.
-func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
+// It looks at no clock: this machine's may differ from the cluster's.
+func judge(job *batchv1.Job, pod *corev1.Pod) verdict {
 	breaks := func(format string, args ...any) verdict {
 		return verdict{state: broken, err: fmt.Errorf(format, args...)}
 	}
@@ -50,7 +51,7 @@ func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
 		case job.DeletionTimestamp != nil:
 			return verdict{state: broken, err: errDeleted}
 		case end == nil:
-			return judgePodless(job, now)
+			return judgePodless()
 		case end.Type == batchv1.JobComplete:
 			return breaks("its pod is gone, and with it the result")
 		default:
@@ -76,32 +77,29 @@ func judge(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
 		return verdict{state: broken, err: hinted{fmt.Errorf("its pod was ended from outside: %s", why), evictionHint(pod)}}
 	}
 	if job.DeletionTimestamp != nil || pod.DeletionTimestamp != nil {
-		return judgeDeleted(job, pod, now)
+		return judgeDeleted(job, pod)
 	}
 	if pod.Status.Phase == corev1.PodFailed {
 		return judgeFailed(pod)
 	}
-	return judgeGoing(pod, now)
+	return judgeGoing(pod)
 }
 
 // judgePodless judges a Job that nobody has made a pod for yet.
-func judgePodless(job *batchv1.Job, now time.Time) verdict {
-	waited := now.Sub(job.CreationTimestamp.Time)
-	if waited < startup {
-		return verdict{doing: "waits for its pod", again: startup - waited}
-	}
-	return verdict{state: broken, err: hinted{
+func judgePodless() verdict {
+	return verdict{doing: "waits for its pod", late: hinted{
 		fmt.Errorf("no pod was made for it within %s", startup),
 		"see the events of such a Job (kubectl describe job): a quota on pods, an admission policy, or no ServiceAccount " + serviceAccount + " in the namespace",
 	}}
 }
 
 // judgeDeleted judges a pod that is being deleted.
-func judgeDeleted(job *batchv1.Job, pod *corev1.Pod, now time.Time) verdict {
+func judgeDeleted(job *batchv1.Job, pod *corev1.Pod) verdict {
+	when := or(pod.DeletionTimestamp, job.DeletionTimestamp)
 	scheduled := condition(pod, corev1.PodScheduled)
 	if limit := job.Spec.ActiveDeadlineSeconds; limit != nil && (scheduled == nil || scheduled.Status != corev1.ConditionTrue) {
 		allowed := time.Duration(*limit) * time.Second
-		if since := job.Status.StartTime; since != nil && now.Sub(since.Time) >= allowed {
+		if since := job.Status.StartTime; since != nil && when.Sub(since.Time) >= allowed {
 			said := "nothing is said of why"
 			if scheduled != nil && scheduled.Message != "" {
 				said = line(scheduled.Message)
@@ -170,7 +168,7 @@ var hopeless = []string{
 }
 
 // judgeGoing judges a pod that has not ended.
-func judgeGoing(pod *corev1.Pod, now time.Time) verdict {
+func judgeGoing(pod *corev1.Pod) verdict {
 	at := ""
 	for _, status := range statuses(pod) {
 		switch wait := status.State.Waiting; {
@@ -192,11 +190,7 @@ func judgeGoing(pod *corev1.Pod, now time.Time) verdict {
 		}
 		return verdict{doing: doing}
 	} else if ready := condition(pod, corev1.PodReadyToStartContainers); ready != nil && ready.Status == corev1.ConditionFalse && len(running(pod)) == 0 {
-		waited := now.Sub(scheduled.LastTransitionTime.Time)
-		if waited < startup {
-			return verdict{doing: "is prepared on node " + pod.Spec.NodeName, again: startup - waited}
-		}
-		return verdict{state: broken, err: hinted{
+		return verdict{doing: "is prepared on node " + line(pod.Spec.NodeName), late: hinted{
 			fmt.Errorf("node %s did not prepare its pod within %s", line(pod.Spec.NodeName), startup),
 			"see that what it mounts is in the builds' namespace: " + strings.Join(mounted(pod), ", "),
 		}}

@@ -79,7 +79,7 @@ func (l *follower) conclude() {
 		l.say("its pod and log are gone; what was recorded of it: " + line(ended.Error()))
 		return
 	}
-	switch stands := judge(l.job, l.pod, time.Now()); stands.state {
+	switch stands := judge(l.job, l.pod); stands.state {
 	case going:
 		l.say("the build " + stands.doing)
 	case succeeded:
@@ -100,7 +100,7 @@ func (l *follower) begun(ctx context.Context, step string) (*corev1.ContainerSta
 				}
 			}
 		}
-		stands := judge(l.job, l.pod, time.Now())
+		stands := judge(l.job, l.pod)
 		if !l.follow || stands.state != going {
 			return nil, nil //nolint:nilnil // as documented
 		}

@@ -163,8 +163,8 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 	defer forget()
 	b.sweep(ctx, seen)
 	var pod *corev1.Pod // as last seen: what ends a pod may remove it at once
-	met, doing := false, ""
-	ask := time.Now().Add(unseen)
+	met, doing, since := false, "", time.Now()
+	ask := since.Add(unseen)
 	for {
 		now := time.Now()
 		current := seen.job(live.Namespace, live.Name)
@@ -187,26 +187,31 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 		if last := seen.pod(live.UID); last != nil {
 			pod = last
 		}
-		stands := judge(live, pod, now)
+		stands := judge(live, pod)
 		if stands.state == broken && pod == nil && live.DeletionTimestamp == nil {
 			// The two watches are apart by some moments: is there really no pod?
 			last, err := b.podOf(ctx, live)
 			if err != nil {
 				return verdict{}, nil, hintAPI(fmt.Errorf("look for its pod: %w", err))
 			}
-			pod, stands = last, judge(live, last, now)
+			pod, stands = last, judge(live, last)
 		}
 		if stands.state != going {
 			return stands, pod, nil
 		}
 		if stands.doing != doing {
-			doing = stands.doing
+			doing, since = stands.doing, now
 			b.log.Debug("build Job "+doing, "job", live.Name)
 			if b.Progress != nil {
 				b.Progress(live.Labels[labelImage] + ": its build " + doing)
 			}
 		}
-		wait := stands.again
+		wait := time.Duration(0)
+		if stands.late != nil {
+			if wait = b.patience - now.Sub(since); wait <= 0 {
+				return verdict{state: broken, err: stands.late}, pod, nil
+			}
+		}
 		if left := time.Until(ask); !met && (wait == 0 || left < wait) {
 			wait = left
 		}
@@ -263,8 +268,8 @@ func (b *Builder) isGone(ctx context.Context, job *batchv1.Job) (bool, error) {
 func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job, place string) error {
 	changed, forget := seen.listen(foreign.Name)
 	defer forget()
-	// No version of us lets a Job take longer.
-	until := foreign.CreationTimestamp.Add(b.settings.timeout() + queueing)
+	// No version of us lets a Job take longer, from now on by our own clock.
+	until := time.Now().Add(b.settings.timeout() + queueing)
 	if !finished(foreign) {
 		b.log.Warn("a Job that is not as rendered here has the name of a build: its end is waited for, and it is not believed",
 			"job", foreign.Name, "uid", foreign.UID, "differs", place)

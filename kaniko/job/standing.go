@@ -44,7 +44,7 @@ func (b *Builder) Standings(ctx context.Context) (map[string]Standing, error) {
 		var fault *kaniko.BuildError
 		if errors.As(recorded(job), &fault) {
 			s.Failure = fault
-		} else if stands := judge(job, pods[job.UID], time.Now()); stands.state == going {
+		} else if stands := judge(job, pods[job.UID]); stands.state == going {
 			s.Doing = stands.doing
 		}
 		standings[job.Name] = s
