@@ -146,9 +146,11 @@ type Builder struct {
 	// since build Jobs need images to be named first. The settings of the other
 	// type may stay in the file.
 	Type string `json:"type"`
-	// Concurrency is how many builds run at once. 1 to 256; default 2.
+	// Concurrency is how many builds run at once. 1 to 256; default 2. Of Jobs,
+	// all that are at work in the namespace count, whoever made them.
 	Concurrency int `json:"concurrency"`
-	// Timeout ends a build. 1s to 24h; default 30m.
+	// Timeout ends a build: any of its three steps in the sandbox, the three
+	// together in a Job, from when a node takes it. 1s to 24h; default 30m.
 	Timeout time.Duration `json:"timeout"`
 	// Egress names what build Jobs may reach besides public addresses: host:port,
 	// as in git.internal:443, or a network or address, as in 10.1.2.0/24. The
