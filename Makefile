@@ -38,7 +38,7 @@ test: tools ## all unit and integration tests: real executor, git, registry
 e2e: ## the tests on a real Kubernetes node with Flux, on this machine or where TOWPATH_E2E_KUBECONFIG says
 	@e2e/tools/install node flux registry shell servers executor
 	go test -tags cluster -count 1 -timeout 60m ./e2e/cluster
-	go test -tags cluster -count 1 -run TestABuildThatFailsIsSeenOnItsCommit ./e2e
+	go test -tags cluster -count 1 -run 'TestABuildThatFailsIsSeenOnItsCommit|TestABumpIsAppliedAtOnce' ./e2e
 
 .PHONY: node
 node: ## a Kubernetes node with Flux on this machine, until Ctrl-C

@@ -4,17 +4,13 @@ package e2e
 
 import (
 	"encoding/json"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -125,13 +121,7 @@ func TestABuildThatFailsIsSeenOnItsCommit(t *testing.T) {
 	b := newBeside(t, "commit-status")
 	lab.FluxDefinitions(t, b.admin, "notification")
 	f := newForge(t)
-	// Its own listener cannot be told to it: a port that was free a moment ago.
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
+	address := freeAddress(t)
 	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory, Config: func(w *lab.World, config string) string {
 		return b.watched(w, config) + "events: {address: \"http://" + address + "/\"}\n"
 	}})
@@ -140,22 +130,7 @@ func TestABuildThatFailsIsSeenOnItsCommit(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.documented(f)
-	dir := t.TempDir()
-	controller := exec.Command(lab.Tool(t, "notification-controller"),
-		"--events-addr="+address, "--metrics-addr=0", "--health-addr=127.0.0.1:0", "--receiverAddr=127.0.0.1:0", "--enable-leader-election=false")
-	controller.Env = append(os.Environ(), "KUBECONFIG="+lab.Kubeconfig(t, b.admin, b.namespace), "RUNTIME_NAMESPACE="+b.namespace)
-	log := filepath.Join(dir, "notification-controller.log")
-	running, err := lab.StartProcess(controller, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		running.Stop(5 * time.Second)
-		if t.Failed() {
-			said, _ := os.ReadFile(log)
-			t.Logf("notification-controller:\n%s", said)
-		}
-	})
+	b.controller("notification-controller", "--events-addr="+address, "--receiverAddr=127.0.0.1:0")
 
 	d := w.Daemon(t, nil) // no KUBECONFIG: events need no right
 	first := w.App.Head()
