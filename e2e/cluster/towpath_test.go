@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,7 +42,8 @@ type installation struct {
 	binary   string
 	base     string // what applications are built on, pinned
 	dir      string
-	written  string // the config
+	image    string // Towpath's own that runs, pinned
+	kaniko   string // kaniko's, pinned
 }
 
 var installed struct {
@@ -93,7 +95,7 @@ func install(t testing.TB, c *Cluster) *installation {
 kind: GitRepository
 metadata: {name: flux-system, namespace: %[1]s}
 spec:
-  interval: 10m
+  interval: 20s # for a daemon that dies between its push and asking Flux to pull
   url: %[2]s
   ref: {branch: main}
   secretRef: {name: flux-system}
@@ -107,7 +109,9 @@ spec:
   prune: true
   sourceRef: {kind: GitRepository, name: flux-system}
 `, fluxNamespace, i.fleet.RepoURL("fleet.git")))
-	i.deploy(t)
+	i.image = i.platform.Push(t, "towpath/towpath", "1", lab.Towpath(t, i.binary))
+	i.kaniko = i.platform.Push(t, "towpath/kaniko", "1", lab.Kaniko(t))
+	i.deploy(t, "")
 	return i
 }
 
@@ -192,25 +196,26 @@ func (i *installation) secret(t testing.TB, namespace, name string, keys map[str
 	}
 }
 
-// deploy applies deploy/ with an overlay, as its README says.
-func (i *installation) deploy(t testing.TB) {
+// deploy applies deploy/ with an overlay, as its README says. More is added to
+// the config.
+func (i *installation) deploy(t testing.TB, more string) {
 	t.Helper()
-	towpath := i.platform.Push(t, "towpath/towpath", "1", lab.Towpath(t, i.binary))
-	kaniko := i.platform.Push(t, "towpath/kaniko", "1", lab.Kaniko(t))
 	overlay := filepath.Join(i.dir, "overlay")
-	if err := os.CopyFS(filepath.Join(overlay, "base"), os.DirFS(repository(t, "deploy"))); err != nil {
-		t.Fatal(err)
+	if !lab.Exists(overlay) {
+		if err := os.CopyFS(filepath.Join(overlay, "base"), os.DirFS(repository(t, "deploy"))); err != nil {
+			t.Fatal(err)
+		}
 	}
-	name, digest, _ := strings.Cut(towpath, "@")
-	i.written = i.config(towpath, kaniko)
-	lab.WriteFile(t, filepath.Join(overlay, "towpath.yaml"), []byte(i.written))
+	name, digest, _ := strings.Cut(i.image, "@")
+	lab.WriteFile(t, filepath.Join(overlay, "towpath.yaml"), []byte(i.config()+more))
+	lab.WriteFile(t, filepath.Join(overlay, "ca.crt"), slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM))
 	lab.WriteFile(t, filepath.Join(overlay, "kustomization.yaml"), fmt.Appendf(nil, `apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [base]
 components: [base/flux]
 images: [{name: towpath, newName: %[1]q, digest: %[2]q}]
 configMapGenerator:
-  - {name: towpath, namespace: towpath, files: [towpath.yaml], options: {disableNameSuffixHash: true}}
+  - {name: towpath, namespace: towpath, files: [towpath.yaml]}
   - {name: authorities, namespace: towpath-builds, files: [ca.crt], options: {disableNameSuffixHash: true}}
 patches:
   - target: {kind: ConfigMap, name: towpath-admission}
@@ -226,8 +231,7 @@ patches:
       - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: fleet, mountPath: /etc/towpath/secrets/fleet, readOnly: true}}
       - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: apps, mountPath: /etc/towpath/secrets/apps, readOnly: true}}
       - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: registry, mountPath: /etc/towpath/secrets/registry, readOnly: true}}
-`, name, digest, towpath, kaniko))
-	lab.WriteFile(t, filepath.Join(overlay, "ca.crt"), slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM))
+`, name, digest, i.image, i.kaniko))
 	i.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", overlay)
 	i.rolledOut(t)
 }
@@ -235,22 +239,13 @@ patches:
 // rolledOut waits until every copy of Towpath that should run is ready.
 func (i *installation) rolledOut(t testing.TB) {
 	t.Helper()
-	if _, err := i.TryKubectl(t.Context(), t, "", "-n", towpathNamespace, "rollout", "status", "--timeout=60s", "deployment/towpath"); err != nil {
-		t.Fatalf("%v\n%s", err, i.logs(t.Context(), t))
+	ctx := context.WithoutCancel(t.Context())
+	if _, err := i.TryKubectl(ctx, t, "", "-n", towpathNamespace, "rollout", "status", "--timeout=60s", "deployment/towpath"); err != nil {
+		t.Fatalf("%v\n%s", err, i.logs(ctx, t))
 	}
 }
 
-// configure adds to the config, and starts Towpath anew with it.
-func (i *installation) configure(t *testing.T, more string) {
-	t.Helper()
-	overlay := filepath.Join(i.dir, "overlay")
-	lab.WriteFile(t, filepath.Join(overlay, "towpath.yaml"), []byte(i.written+more))
-	i.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", overlay)
-	i.Kubectl(t, "", "-n", towpathNamespace, "rollout", "restart", "deployment/towpath")
-	i.rolledOut(t)
-}
-
-func (i *installation) config(towpath, kaniko string) string {
+func (i *installation) config() string {
 	return fmt.Sprintf(`apiVersion: towpath.dev/v1
 kind: Config
 interval: 1s
@@ -273,7 +268,7 @@ builder:
   kaniko: {image: %[4]s}
   kubernetes:
     image: %[5]s
-    resources: {requests: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}, limits: {memory: 1Gi, ephemeral-storage: 2Gi}}
+    resources: {requests: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}, limits: {memory: 4Gi, ephemeral-storage: 8Gi}}
     caBundle: {configMap: authorities}
 images:
   - name: podinfo
@@ -281,18 +276,38 @@ images:
     build: {pull: {secretRef: {name: bases}, allow: [%[7]s]}}
     destination: {repository: %[8]s, secretRef: {name: registry}}
     policy: flux-system:podinfo
-`, i.fleet.RepoURL("fleet.git"), i.registry.Host, strings.TrimPrefix(i.apps.URL, "https://"), kaniko, towpath,
+`, i.fleet.RepoURL("fleet.git"), i.registry.Host, strings.TrimPrefix(i.apps.URL, "https://"), i.kaniko, i.image,
 		i.apps.RepoURL("apps/podinfo.git"), i.bases.Repository("busybox"), i.registry.Repository("apps/podinfo"), i.bases.Host)
 }
 
-// bumps are the source commits that the ledger's and the branch's bumps are of,
-// the branch's oldest first.
+// bumps are the source commits that the ledger's and the branch's bumps of the
+// application are of, the branch's oldest first.
 func (i *installation) bumps(t testing.TB) (ledger string, branch []string) {
 	t.Helper()
 	dir := i.fleet.Dir("fleet.git")
-	trailer := "--format=%(trailers:key=Towpath-Commit,valueonly,separator=%x2C)"
-	ledger, _ = lab.TryGit(dir, "show", "-s", trailer, "refs/towpath/production/podinfo")
-	return strings.TrimSpace(ledger), strings.Fields(lab.RunGit(t, dir, "log", "--reverse", trailer, "main"))
+	trailers := "--format=%(trailers:key=Towpath-Image,valueonly,separator=%x2C) %(trailers:key=Towpath-Commit,valueonly,separator=%x2C)"
+	entry, _ := lab.TryGit(dir, "show", "-s", trailers, "refs/towpath/production/podinfo")
+	_, ledger, _ = strings.Cut(strings.TrimSpace(entry), " ")
+	for line := range strings.Lines(lab.RunGit(t, dir, "log", "--reverse", trailers, "main")) {
+		if image, commit, _ := strings.Cut(strings.TrimSpace(line), " "); image == "podinfo" {
+			branch = append(branch, commit)
+		}
+	}
+	return ledger, branch
+}
+
+// once tells whether every source commit was promoted once, in the
+// order that they have, and the newest is the ledger's.
+func (i *installation) once(t *testing.T) {
+	t.Helper()
+	ledger, branch := i.bumps(t)
+	if ledger != i.app.Head() {
+		t.Errorf("the ledger has %s, want %s", ledger, i.app.Head())
+	}
+	history := strings.Fields(i.app.Git("log", "--reverse", "--format=%H"))
+	if !cmp.Equal(branch, history) {
+		t.Errorf("bumps of %v, want one of each commit:\n%v", branch, history)
+	}
 }
 
 // logs are what Towpath printed, in all of its pods.
