@@ -117,6 +117,49 @@ type comparison struct {
 	parent *gitops.Commit   // of the bump; nil: it has none
 	at     map[place]string // what the markers held in the bump's tree
 	traces map[place]*trace // by marker on the branch
+
+	left   int                              // of maxEffort
+	paid   map[gitops.Hash]bool             // files of the past that were paid for
+	marked map[gitops.Hash]map[place]string // by tree: what markers held there, of the trees looked at last
+	parted map[[2]gitops.Hash][]place       // by two trees: the markers that only the first has, of those looked at last
+}
+
+// maxEffort bounds what one comparison looks at of the past, in marker.Weight: as
+// much YAML as was made to be slow is parsed in some seconds. Whoever commits ever
+// other versions of a large file, or thousands of markers, has us go by what was
+// seen until then; and what is not known is a reason to write nothing. It counts
+// what is looked at and not what is remembered, so that every copy of Towpath
+// stops at the same place.
+const maxEffort = 1 << 23
+
+// perLook is what looking up a marker in a tree of the past costs beside that.
+const perLook = 64
+
+// errTired: more of the past would have to be looked at than is.
+var errTired = errors.New("too much to look at")
+
+func (c *comparison) spend(effort int) error {
+	if c.left -= effort; c.left < 0 {
+		return errTired
+	}
+	return nil
+}
+
+// pay spends what parsing a file of the past costs, once.
+func (c *comparison) pay(blob gitops.Hash, weight int) error {
+	if c.paid[blob] {
+		return nil
+	}
+	c.paid[blob] = true
+	return c.spend(weight)
+}
+
+// value is what a marker held in a tree of the past.
+func (c *comparison) value(tree gitops.Hash, p place) (value string, found bool, err error) {
+	if err := c.spend(perLook); err != nil {
+		return "", false, err
+	}
+	return c.f.scanner.value(c.f.store, tree, p, c.pay)
 }
 
 func (f *Fleet) compare(ctx context.Context, w *world, image Image, entry *Entry) (*comparison, error) {
@@ -124,7 +167,10 @@ func (f *Fleet) compare(ctx context.Context, w *world, image Image, entry *Entry
 	if err != nil {
 		return nil, err
 	}
-	c := &comparison{f: f, w: w, image: image, entry: entry, traces: map[place]*trace{}}
+	c := &comparison{
+		f: f, w: w, image: image, entry: entry, traces: map[place]*trace{}, left: f.effort, paid: map[gitops.Hash]bool{},
+		marked: map[gitops.Hash]map[place]string{}, parted: map[[2]gitops.Hash][]place{},
+	}
 	parents, err := f.history.back(entry.Bump, 1).parents(ctx, bump)
 	if err != nil {
 		return nil, err
@@ -198,7 +244,10 @@ func (c *comparison) before(ctx context.Context, p place, value string) (bool, e
 			return onward, nil
 		}
 		tree = commit.Tree
-		then, there, err := c.f.scanner.value(c.f.store, commit.Tree, p)
+		then, there, err := c.value(commit.Tree, p)
+		if errors.Is(err, errTired) {
+			return stop, nil
+		}
 		if err != nil || !there || then != value {
 			return onward, err
 		}
@@ -263,6 +312,9 @@ func (c *comparison) trace(ctx context.Context, site Found) (*trace, error) {
 			return nil, err
 		}
 		from, err := c.ancestor(ctx, at, parents, t.origin, value)
+		if errors.Is(err, errTired) {
+			break
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -293,7 +345,7 @@ func (c *comparison) ancestor(ctx context.Context, commit gitops.Commit, parents
 	for _, parent := range parents {
 		then, found, err := value, true, error(nil)
 		if parent.Tree != commit.Tree {
-			then, found, err = c.f.scanner.value(c.f.store, parent.Tree, p)
+			then, found, err = c.value(parent.Tree, p)
 		}
 		if err != nil {
 			return nil, err
@@ -324,18 +376,15 @@ func (c *comparison) ancestor(ctx context.Context, commit gitops.Commit, parents
 // is no longer where it was, of the same policy and field, and that had the same
 // value, or belongs to the same object, or was in the same file. nil: none.
 func (c *comparison) moved(ctx context.Context, commit, parent gitops.Commit, p place, value string) (*forebear, error) {
-	then, err := c.f.markers(ctx, parent, p.Policy)
+	gone, err := c.gone(ctx, commit, parent)
 	if err != nil {
 		return nil, err
 	}
-	now, err := c.f.markers(ctx, commit, p.Policy)
-	if err != nil {
-		return nil, err
-	}
+	then := c.marked[parent.Tree]
 	var from *forebear
 	best := 0
-	for _, q := range slices.SortedFunc(maps.Keys(then), place.compare) {
-		if _, still := now[q]; still || q.Field != p.Field {
+	for _, q := range gone {
+		if q.Field != p.Field || q.Policy != p.Policy {
 			continue
 		}
 		likeness := 0
@@ -353,6 +402,58 @@ func (c *comparison) moved(ctx context.Context, commit, parent gitops.Commit, p 
 		}
 	}
 	return from, nil
+}
+
+// gone lists the markers of a parent that a commit has no more where they were.
+func (c *comparison) gone(ctx context.Context, commit, parent gitops.Commit) ([]place, error) {
+	if len(c.marked) > maxTrees {
+		clear(c.marked)
+		clear(c.parted)
+	}
+	then, err := c.past(ctx, parent)
+	if err != nil {
+		return nil, err
+	}
+	trees := [2]gitops.Hash{parent.Tree, commit.Tree}
+	gone, known := c.parted[trees]
+	if known {
+		return gone, c.spend(len(gone))
+	}
+	now, err := c.past(ctx, commit)
+	if err != nil {
+		return nil, err
+	}
+	for p := range then {
+		if _, still := now[p]; !still {
+			gone = append(gone, p)
+		}
+	}
+	slices.SortFunc(gone, place.compare)
+	c.parted[trees] = gone
+	return gone, c.spend(len(then) + len(now))
+}
+
+// maxTrees is of how many trees of the past it is kept what all markers held.
+const maxTrees = 8
+
+// past lists what the markers of the image's policy held in a commit.
+func (c *comparison) past(ctx context.Context, commit gitops.Commit) (map[place]string, error) {
+	if at, known := c.marked[commit.Tree]; known {
+		return at, nil
+	}
+	v, _, err := c.f.scanner.view(ctx, c.f.store, commit.Tree, c.f.path)
+	if err == nil {
+		for _, file := range slices.Sorted(maps.Keys(v.scans)) {
+			if err := c.pay(v.files[file], v.scans[file].cost()); err != nil {
+				return nil, err
+			}
+		}
+	}
+	at, err := c.f.markers(ctx, commit, c.image.Policy)
+	if err == nil {
+		c.marked[commit.Tree] = at
+	}
+	return at, err
 }
 
 // proposal tells how the entry's bump stands in review. A branch that still
@@ -373,6 +474,9 @@ func (c *comparison) proposal(ctx context.Context, proposed *proposals) (proposa
 			return p, err
 		}
 		landed, err := c.landed(commit, wrote)
+		if errors.Is(err, errTired) {
+			landed, err = true, nil // perhaps it was: it is not proposed again
+		}
 		if err != nil || landed {
 			p.landed = landed
 			return p, err
@@ -397,7 +501,7 @@ func (c *comparison) written() []place {
 func (c *comparison) landed(commit gitops.Commit, wrote []place) (bool, error) {
 	there := 0
 	for _, p := range wrote {
-		then, found, err := c.f.scanner.value(c.f.store, commit.Tree, p)
+		then, found, err := c.value(commit.Tree, p)
 		if err != nil {
 			return false, err
 		}

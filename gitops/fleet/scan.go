@@ -79,9 +79,10 @@ type view struct {
 // blobScan is what one file says in markers, wherever it lies.
 type blobScan struct {
 	sites  []marker.Site
-	src    []byte // not parsed yet; nil: read it again
-	weight int    // of parsing it
-	marks  int    // how many markers it has at most
+	places map[place]int // of sites, without their file; nil: not asked for yet
+	src    []byte        // not parsed yet; nil: read it again
+	weight int           // of parsing it
+	marks  int           // how many markers it has at most
 	parsed bool
 
 	// file tells of problems; nil: it has none. It is no more than that of what
@@ -89,6 +90,9 @@ type blobScan struct {
 	// in its problems whom that concerns.
 	file *marker.File
 }
+
+// cost is what a file costs a tree that it is in once.
+func (b *blobScan) cost() int { return b.weight + perMarker*b.marks }
 
 // treeScan is what one tree holds, names relative to it. What is below its
 // directories stands there alone: trees in trees can hold one file a billion
@@ -448,7 +452,8 @@ func (s *scanner) parse(r reader, h gitops.Hash) (*blobScan, error) {
 
 // value is what one marker holds in a tree of the past. found is false where
 // the file or the marker is not there.
-func (s *scanner) value(r reader, root gitops.Hash, p place) (value string, found bool, err error) {
+// pay is asked before that file is parsed, whether or not it has been before.
+func (s *scanner) value(r reader, root gitops.Hash, p place, pay func(blob gitops.Hash, cost int) error) (value string, found bool, err error) {
 	e, err := resolve(r, root, strings.Split(p.File, "/"))
 	var link *LinkError
 	if errors.As(err, &link) {
@@ -459,18 +464,27 @@ func (s *scanner) value(r reader, root gitops.Hash, p place) (value string, foun
 	}
 	s.makeRoom()
 	b, err := s.blob(r, e.Hash)
-	if err != nil || b == nil || b.weight+perMarker*b.marks > s.limit {
+	if err != nil || b == nil || b.cost() > s.limit {
 		return "", false, err // that is left alone in any tree
+	}
+	if err := pay(e.Hash, b.cost()); err != nil {
+		return "", false, err
 	}
 	if b, err = s.parse(r, e.Hash); err != nil {
 		return "", false, err
 	}
-	for _, site := range b.sites {
-		if placeOf(Found{File: p.File, Site: site}) == p {
-			return site.Value, true, nil
+	if b.places == nil {
+		b.places = make(map[place]int, len(b.sites))
+		for i, site := range slices.Backward(b.sites) {
+			b.places[placeOf(Found{Site: site})] = i
 		}
 	}
-	return "", false, nil
+	p.File = ""
+	i, found := b.places[p]
+	if !found {
+		return "", false, nil
+	}
+	return b.sites[i].Value, true, nil
 }
 
 // problems tells of an image's policy what a person must mend, first what
