@@ -23,6 +23,7 @@ type realBuild struct {
 	bases  map[string]v1.Image // by their path in the registry of base images
 	edit   []replacement       // in its Dockerfile; {NAME} is the base of that path, pinned
 	args   map[string]string   // build arguments, the same
+	target string              // the stage that is built; empty: the last
 }
 
 // replacement is of a text that must be there once.
@@ -44,6 +45,9 @@ func (b realBuild) world(t *testing.T) *lab.World {
 		Binary: binary,
 		Config: func(w *lab.World, config string) string {
 			build := "pull: {secretRef: {name: bases}, allow: [" + strings.Join(allow, ", ") + "]}"
+			if b.target != "" {
+				build += "\n      target: " + b.target
+			}
 			for _, arg := range slices.Sorted(maps.Keys(b.args)) {
 				if !strings.Contains(build, "args:") {
 					build += "\n      args:"

@@ -10,6 +10,7 @@ package dockerfile
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -44,15 +45,17 @@ func (e *SyntaxError) Error() string {
 func (e *SyntaxError) Unwrap() error { return e.Err }
 
 // PlatformArgs are the build arguments that the Dockerfile reference promises
-// for every build. kaniko sets none of them, so whoever starts kaniko passes
-// these; an argument of the same name in the order wins.
-func PlatformArgs(platform string) map[string]string {
+// for every build, and TARGETSTAGE, by which BuildKit says which stage is asked
+// for ("default" if none is): a stage that is not needed can leave its work out,
+// since kaniko runs them all. kaniko sets none of them, so whoever starts kaniko
+// passes these; an argument of the same name in the order wins.
+func PlatformArgs(platform, target string) map[string]string {
 	system, rest, _ := strings.Cut(platform, "/")
 	architecture, variant, _ := strings.Cut(rest, "/")
 	if system == "" || architecture == "" {
 		return nil
 	}
-	args := map[string]string{}
+	args := map[string]string{"TARGETSTAGE": cmp.Or(target, "default")}
 	for _, prefix := range []string{"TARGET", "BUILD"} {
 		args[prefix+"PLATFORM"] = platform
 		args[prefix+"OS"] = system
@@ -133,7 +136,7 @@ func syntaxError(err error) error {
 // variables are what kaniko expands FROM with: the defaults of the ARGs before
 // the first FROM, then the build arguments, an empty one counting as none.
 func (d *source) variables(build Build) (map[string]string, error) {
-	given := PlatformArgs(build.Platform)
+	given := PlatformArgs(build.Platform, build.Target)
 	if given == nil {
 		given = map[string]string{}
 	}

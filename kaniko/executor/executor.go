@@ -70,7 +70,7 @@ func Arguments(order kaniko.Order, bases bool) []string {
 	if order.Target != "" {
 		args = append(args, "--target="+order.Target)
 	}
-	given := dockerfile.PlatformArgs(order.Platform)
+	given := dockerfile.PlatformArgs(order.Platform, order.Target)
 	maps.Copy(given, order.Args)
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		args = append(args, "--build-arg="+name+"="+given[name])

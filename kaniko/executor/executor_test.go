@@ -64,7 +64,7 @@ func TestArgumentsOfAnOrder(t *testing.T) {
 	got := executor.Arguments(o, false)
 	for _, want := range []string{
 		"--no-push", "--context=dir:///kaniko/.context", "--dockerfile=/kaniko/.context/docker/Dockerfile", "--oci-layout-path=/kaniko/.out/image",
-		"--custom-platform=linux/arm64/v8", "--target=release", "--build-arg=A=1", "--build-arg=B=2 x", "--build-arg=TARGETARCH=mine", "--build-arg=TARGETOS=linux",
+		"--custom-platform=linux/arm64/v8", "--target=release", "--build-arg=A=1", "--build-arg=B=2 x", "--build-arg=TARGETARCH=mine", "--build-arg=TARGETOS=linux", "--build-arg=TARGETSTAGE=release",
 	} {
 		if !slices.Contains(got, want) {
 			t.Errorf("%q is missing in %q", want, got)
