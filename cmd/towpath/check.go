@@ -16,6 +16,7 @@ import (
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/automation"
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/marker"
 	"towpath.dev/towpath/gitops/source"
@@ -194,7 +195,48 @@ func (c *checker) target(ctx context.Context, target *config.Target) []finding {
 	if len(found) == 1 {
 		found = append(found, finding{subject, good, open.Target() + " takes bumps and their ledger", ""})
 	}
-	return append(found, c.markers(ctx, target, open)...)
+	return slices.Concat(found, c.markers(ctx, target, open), c.automation(ctx, target, open))
+}
+
+// automation refuses a second writer: Flux's own automation, which would put back
+// what it thinks newest behind every bump.
+func (c *checker) automation(ctx context.Context, target *config.Target, open *fleet.Fleet) []finding {
+	var objects automation.Objects
+	if err := open.Manifests(ctx, objects.Add); err != nil {
+		return []finding{findingOf("target "+target.Name+": Flux's automation", err)}
+	}
+	var found []finding
+	for i := range c.cfg.Images {
+		image := &c.cfg.Images[i]
+		policy, err := marker.ParsePolicy(image.Policy)
+		if err != nil || !slices.Contains(image.GitOps, target.Name) {
+			continue // said elsewhere
+		}
+		told := map[string]bool{}
+		for _, file := range objects.Markers[policy] {
+			for _, writer := range objects.Writers(policy, file, target.URL) {
+				if told[writer.String()] {
+					continue
+				}
+				told[writer.String()] = true
+				found = append(found, finding{
+					image.Name + " in " + target.Name, problem,
+					fmt.Sprintf("%s (%s) writes the same markers, as in %s", writer, writer.File, file),
+					"two writers undo each other: delete " + join(objects.Of(policy)) + "; or suspend the automation",
+				})
+			}
+		}
+	}
+	return found
+}
+
+// join lists objects and the files that they are in.
+func join(objects []automation.Object) string {
+	var all []string
+	for _, o := range objects {
+		all = append(all, fmt.Sprintf("%s (%s)", o, o.File))
+	}
+	return strings.Join(all, ", ")
 }
 
 // markers checks that a target has a marker for every image that goes there,

@@ -51,45 +51,60 @@ signers file. Nothing that exists is overwritten.`,
 }
 
 func (k *keygen) run() error {
+	keys, err := k.make()
+	if err != nil {
+		return err
+	}
+	return k.print(map[string]string{
+		"signing": keys.signing, "provenance": keys.provenance,
+		"publicKey": keys.public, "allowedSigners": keys.allowed, "cosignPublicKey": keys.cosign,
+	}, func(w io.Writer) {
+		fmt.Fprintf(w, "Made %s and %s.\n\n", keys.signing, keys.provenance)
+		fmt.Fprintf(w, "The key that signs bumps. Register it with your forge as a signing key of Towpath's user:\n\n  %s\n\n", keys.public)
+		fmt.Fprintf(w, "Its line for git's allowed signers file (git config gpg.ssh.allowedSignersFile FILE):\n\n  %s\n\n", keys.allowed)
+		fmt.Fprintf(w, "The key that signs images (cosign verify-attestation --key cosign.pub --type slsaprovenance1 --insecure-ignore-tlog=true IMAGE):\n\n%s", keys.cosign)
+	})
+}
+
+// madeKeys says where the keys are, and shows their public halves.
+type madeKeys struct {
+	signing, provenance     string // directories
+	public, allowed, cosign string
+}
+
+// make makes both keys, or neither.
+func (k *keygen) make() (madeKeys, error) {
 	if k.email == "" {
-		return usageError{errors.New("--email is missing"), "give the address that bumps are committed as: towpath keygen --email towpath@example.com"}
+		return madeKeys{}, usageError{errors.New("--email is missing"), "give the address that bumps are committed as: towpath keygen --email towpath@example.com"}
 	}
 	if !strings.Contains(k.email, "@") {
-		return usageError{fmt.Errorf("--email %q is no e-mail address", k.email), "as in towpath@example.com"}
+		return madeKeys{}, usageError{fmt.Errorf("--email %q is no e-mail address", k.email), "as in towpath@example.com"}
 	}
 	signing, provenance := filepath.Join(k.secrets, k.signing), filepath.Join(k.secrets, k.provenance)
 	for _, dir := range []string{signing, provenance} {
 		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-			return hinted{fmt.Errorf("keygen: %s exists already", dir), "keys are never overwritten: move it away, or name another secret by --signing and --provenance"}
+			return madeKeys{}, hinted{fmt.Errorf("keygen: %s exists already", dir), "keys are never overwritten: move it away, or name another secret by --signing and --provenance"}
 		}
 	}
 	commits, allowed, err := trust.NewSigningKey(k.email, nil)
 	if err != nil {
-		return fmt.Errorf("keygen: %w", err)
+		return madeKeys{}, fmt.Errorf("keygen: %w", err)
 	}
 	commits["allowed_signers"] = []byte(allowed + "\n")
 	images, err := seal.NewKeyPair([]byte(rand.Text()))
 	if err != nil {
-		return fmt.Errorf("keygen: %w", err)
+		return madeKeys{}, fmt.Errorf("keygen: %w", err)
 	}
 	if err := writeSecret(signing, commits); err != nil {
-		return fmt.Errorf("keygen: %w", err)
+		return madeKeys{}, fmt.Errorf("keygen: %w", err)
 	}
 	if err := writeSecret(provenance, images); err != nil {
-		return fmt.Errorf("keygen: %w", err)
+		return madeKeys{}, fmt.Errorf("keygen: %w", err)
 	}
 
 	public := strings.TrimSpace(string(commits["identity.pub"]))
 	cosign := string(images["cosign.pub"])
-	return k.print(map[string]string{
-		"signing": signing, "provenance": provenance,
-		"publicKey": public, "allowedSigners": allowed, "cosignPublicKey": cosign,
-	}, func(w io.Writer) {
-		fmt.Fprintf(w, "Made %s and %s.\n\n", signing, provenance)
-		fmt.Fprintf(w, "The key that signs bumps. Register it with your forge as a signing key of Towpath's user:\n\n  %s\n\n", public)
-		fmt.Fprintf(w, "Its line for git's allowed signers file (git config gpg.ssh.allowedSignersFile FILE):\n\n  %s\n\n", allowed)
-		fmt.Fprintf(w, "The key that signs images (cosign verify-attestation --key cosign.pub --type slsaprovenance1 --insecure-ignore-tlog=true IMAGE):\n\n%s", cosign)
-	})
+	return madeKeys{signing: signing, provenance: provenance, public: public, allowed: allowed, cosign: cosign}, nil
 }
 
 // writeSecret writes a secret as a directory that appears whole or not at all.
