@@ -89,7 +89,7 @@ the new tag to the GitOps repository in a signed commit that Flux pulls.`,
 	flags.StringVar(&g.logLevel, "log-level", "info", "the least that is logged: debug, info, warn or error")
 	root.AddCommand(
 		newRun(g), newPlan(g), newStatus(g), newWhy(g), newCheck(g),
-		newLogs(g), newRetry(g), newKeygen(g), newVersion(g), newFetch(g), newPublish(), newHeartbeat(),
+		newLogs(g), newRetry(g), newKeygen(g), newVersion(g), newFetch(g), newPublish(), newHeartbeat(), newInit(g),
 	)
 	return root
 }

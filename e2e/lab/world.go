@@ -249,10 +249,10 @@ func noteSources(t testing.TB) {
 	for err == nil && !Exists(filepath.Join(root, "cmd", "towpath")) && root != "/" {
 		root = filepath.Dir(root)
 	}
-	for _, dir := range []string{"cmd", "config", "gitops", "kaniko", "reconcile"} {
+	for _, dir := range []string{"cmd", "config", "deploy", "gitops", "kaniko", "reconcile"} {
 		if err == nil && root != "/" { // elsewhere there are none to look at
 			err = filepath.WalkDir(filepath.Join(root, dir), func(path string, _ fs.DirEntry, err error) error {
-				if err == nil && filepath.Ext(path) == ".go" {
+				if err == nil && (filepath.Ext(path) == ".go" || dir == "deploy") { // what is embedded counts, too
 					_, err = os.Stat(path)
 				}
 				return err

@@ -124,7 +124,7 @@ func TestOf(t *testing.T) {
 
 func FuzzAdd(f *testing.F) {
 	f.Add([]byte(objects))
-	f.Fuzz(func(t *testing.T, content []byte) {
+	f.Fuzz(func(_ *testing.T, content []byte) {
 		var all automation.Objects
 		all.Add("f.yaml", content)
 		for _, p := range all.Policies {

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	flux "github.com/fluxcd/image-automation-controller/api/v1"
+	"github.com/fluxcd/pkg/apis/meta"
+	"sigs.k8s.io/yaml"
+
+	"towpath.dev/towpath/gitops/automation"
+	"towpath.dev/towpath/gitops/marker"
+)
+
+// readFlux takes over what Flux's own image automation does in a clone of the
+// GitOps repository. What a flag says stays as it says.
+func (s *setup) readFlux(said func(flag string) bool) error {
+	objects, err := readClone(s.fromFlux)
+	if err != nil {
+		return fmt.Errorf("init: --from-flux: %w", err)
+	}
+	update, err := s.chooseAutomation(objects)
+	if err != nil {
+		return err
+	}
+	if update.Spec.Update != nil && !said("path") {
+		s.path = update.Spec.Update.Path
+	}
+	source, found := objects.SourceOf(update)
+	if found {
+		if s.url == "" {
+			s.url = source.URL
+		}
+		if s.flux == "" && source.Namespace != "" {
+			s.flux = source.Namespace + "/" + source.Name
+		}
+		if source.Secret != "" {
+			s.advice = append(s.advice, fmt.Sprintf("%s uses Secret %s. Towpath's %s may hold the same key, if that may push; a key of its own is better.", source, source.Secret, s.fleet))
+		}
+	}
+	if !said("branch") && source.Branch != "" {
+		s.branch = source.Branch
+	}
+	if err := s.takeGit(update.Spec.GitSpec, said("branch")); err != nil {
+		return err
+	}
+
+	covered := map[marker.Policy]bool{}
+	for policy, files := range objects.Markers {
+		for _, file := range files {
+			if slices.ContainsFunc(objects.Writers(policy, file, s.url), func(w automation.Update) bool { return w.String() == update.String() }) {
+				covered[policy] = true
+			}
+		}
+	}
+	ordered := slices.SortedFunc(maps.Keys(covered), func(a, b marker.Policy) int { return strings.Compare(a.String(), b.String()) })
+	for _, policy := range ordered {
+		s.propose(objects, policy)
+	}
+	s.objects, s.update = objects, update
+	return nil
+}
+
+// farewell says which objects of Flux go, now that it is known which images are
+// taken over: those whose source is known.
+func (s *setup) farewell() {
+	if s.objects == nil {
+		return
+	}
+	taken := map[marker.Policy]bool{}
+	var gone []automation.Object
+	for _, image := range s.images {
+		if image.source == "" {
+			s.advice = append(s.advice, fmt.Sprintf("Where is the source of %s? It is a comment in towpath.yaml until that is known, and stays Flux's; --image name=%[1]s,source=URL says it.", image.name))
+			continue
+		}
+		policy, err := marker.ParsePolicy(image.policy)
+		if err != nil {
+			continue // the config's problem
+		}
+		taken[policy] = true
+		for _, object := range s.objects.Of(policy) {
+			if !slices.Contains(told(gone), object.String()) {
+				gone = append(gone, object)
+			}
+		}
+	}
+	if len(taken) == 0 {
+		return
+	}
+	if s.writesMore(taken) {
+		s.advice = append(s.advice, fmt.Sprintf("%s (%s) stays: it also writes markers of policies that are not taken over.", s.update, s.update.File))
+	} else {
+		gone = append([]automation.Object{s.update.Object}, gone...)
+	}
+	if len(gone) > 0 {
+		s.advice = append(s.advice, "In the same commit delete what Flux would write the same markers by: "+join(gone)+". `towpath check` refuses images that still have two writers.")
+	}
+}
+
+func told(objects []automation.Object) []string {
+	var names []string
+	for _, o := range objects {
+		names = append(names, o.String())
+	}
+	return names
+}
+
+// writesMore tells whether an automation has work left without the policies that
+// are taken over.
+func (s *setup) writesMore(taken map[marker.Policy]bool) bool {
+	for _, p := range s.objects.Policies {
+		policy := marker.Policy{Namespace: p.Namespace, Name: p.Name}
+		if taken[policy] {
+			continue
+		}
+		for _, file := range s.objects.Markers[policy] {
+			if slices.ContainsFunc(s.objects.Writers(policy, file, s.url), func(w automation.Update) bool { return w.String() == s.update.String() }) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// chooseAutomation is the automation that is taken over.
+func (s *setup) chooseAutomation(objects *automation.Objects) (automation.Update, error) {
+	var found []automation.Update
+	var names []string
+	for _, update := range objects.Updates {
+		if s.automation != "" && update.Name != s.automation && update.Namespace+"/"+update.Name != s.automation {
+			continue
+		}
+		found = append(found, update)
+		names = append(names, update.String()+" ("+update.File+")")
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) == 0:
+		return automation.Update{}, hinted{fmt.Errorf("init: %s has no ImageUpdateAutomation %s", s.fromFlux, s.automation), "leave --from-flux out, and name the images by --image"}
+	}
+	return automation.Update{}, usageError{fmt.Errorf("%s has several: %s", s.fromFlux, strings.Join(names, ", ")), "name the one to take over by --automation NAMESPACE/NAME; the others become targets of their own later"}
+}
+
+// takeGit takes spec.git as it is, but for who signs: every bump is signed, with
+// a key of Towpath's own.
+func (s *setup) takeGit(spec *flux.GitSpec, branchSaid bool) error {
+	if spec == nil {
+		return nil
+	}
+	git := spec.DeepCopy()
+	if git.Checkout == nil {
+		git.Checkout = &flux.GitCheckoutSpec{}
+	}
+	if git.Checkout.Reference.Branch == "" || branchSaid {
+		git.Checkout.Reference.Branch = s.branch
+	}
+	if git.Push != nil && git.Push.Branch == git.Checkout.Reference.Branch {
+		git.Push.Branch = "" // Flux is told so; to Towpath a branch is one for reviews
+	}
+	if git.Push != nil && git.Push.Branch == "" && git.Push.Refspec == "" && len(git.Push.Options) == 0 {
+		git.Push = nil
+	}
+	if s.email == "" {
+		s.email = git.Commit.Author.Email
+	}
+	git.Commit.Author.Email = s.email
+	git.Commit.SigningKey = &flux.SigningKey{Type: flux.SigningKeyTypeSSH, SecretRef: meta.LocalObjectReference{Name: "towpath-signing"}}
+	if template := git.Commit.MessageTemplate; template != "" {
+		s.advice = append(s.advice, "The automation's messageTemplate was taken over. Without one Towpath says what a reviewer asks: the commits that come with the image, and its size.")
+		if strings.Contains(template, ".Updated") {
+			git.Commit.MessageTemplate = ""
+			s.advice[len(s.advice)-1] = "The automation's messageTemplate uses .Updated, which Flux has removed: it was left out, and Towpath's own serves."
+		}
+	}
+	encoded, err := yaml.Marshal(git)
+	if err != nil {
+		return fmt.Errorf("init: --from-flux: spec.git: %w", err)
+	}
+	s.git = string(encoded)
+	return nil
+}
+
+// propose makes an image of a policy, unless --image says what it is.
+func (s *setup) propose(objects *automation.Objects, policy marker.Policy) {
+	var repository automation.Repository
+	for _, p := range objects.Policies {
+		if p.Name == policy.Name && (p.Namespace == policy.Namespace || p.Namespace == "") {
+			repository, _ = objects.RepositoryOf(p)
+		}
+	}
+	into := &proposal{}
+	for i := range s.images {
+		if s.images[i].policy == policy.String() || s.images[i].policy == "" && s.images[i].name == policy.Name {
+			into = &s.images[i]
+		}
+	}
+	if into.name == "" {
+		s.images = append(s.images, proposal{name: strings.ReplaceAll(policy.Name, ".", "-"), branch: "master"})
+		into = &s.images[len(s.images)-1]
+	}
+	into.policy = policy.String()
+	if into.repository == "" {
+		into.repository = repository.Image
+	}
+}
+
+// readClone reads the YAML files of a work tree.
+func readClone(dir string) (*automation.Objects, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	objects := &automation.Objects{}
+	err = fs.WalkDir(root.FS(), ".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && entry.Name() == ".git":
+			return fs.SkipDir
+		case !entry.Type().IsRegular() || !slices.Contains([]string{".yaml", ".yml"}, filepath.Ext(path)):
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil || info.Size() > 1<<20 {
+			return err
+		}
+		content, err := root.ReadFile(path)
+		if err == nil {
+			objects.Add(path, content)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(objects.Updates)+len(objects.Policies)+len(objects.Markers) == 0 {
+		return nil, errors.New(dir + " holds neither markers nor objects of Flux's image automation")
+	}
+	return objects, nil
+}
