@@ -10,7 +10,7 @@ import (
 	"towpath.dev/towpath/e2e/lab"
 )
 
-// TestReadme does what README.md says under "Using it", word by word, with a
+// TestReadme does what README.md says under "Using it on one machine", word by word, with a
 // forge, a registry and a home directory of the test's own in the places of
 // those that its examples name.
 func TestReadme(t *testing.T) {
@@ -19,7 +19,7 @@ func TestReadme(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, using, ok := strings.Cut(string(text), "\n## Using it\n")
+	_, using, ok := strings.Cut(string(text), "\n## Using it on one machine\n")
 	if !ok {
 		t.Fatal("README.md has no section of that name")
 	}
