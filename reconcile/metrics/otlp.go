@@ -62,9 +62,9 @@ func Push(ctx context.Context, version, instance string, log *slog.Logger) (*Pus
 	}
 	// The SDK has one of each for the whole process. What it logs may hold the
 	// headers, and with them a credential: nobody is to see that.
-	errors := &onceInARow{log: log}
+	faults := &onceInARow{log: log}
 	otel.SetLogger(logr.Discard())
-	otel.SetErrorHandler(errors)
+	otel.SetErrorHandler(faults)
 
 	exporter, err := newExporter(ctx)
 	if err != nil {
@@ -83,7 +83,7 @@ func Push(ctx context.Context, version, instance string, log *slog.Logger) (*Pus
 		metric.WithReader(metric.NewPeriodicReader(exporter)), metric.WithResource(about),
 		// The bound is the config: an image's metrics end with the image.
 		metric.WithCardinalityLimit(0),
-	), errors}, nil
+	), faults}, nil
 }
 
 // Close pushes once more, as long as the context lasts, and ends.
@@ -135,6 +135,9 @@ type onceInARow struct {
 
 // Handle implements otel.ErrorHandler.
 func (h *onceInARow) Handle(err error) {
+	if errors.Is(err, context.Canceled) {
+		return // a push that Close cut short, and makes anew
+	}
 	text := err.Error()
 	var where *url.Error
 	if errors.As(err, &where) {
