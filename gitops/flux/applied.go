@@ -65,26 +65,30 @@ func (c *Client) Applied(ctx context.Context, repository types.NamespacedName) (
 	}
 	applied := Applied{URL: gitops.Line(source.Spec.URL, 300), Branch: gitops.Line(source.Spec.Ref.Branch, 200), Artifact: source.standing(source.Status.Artifact.Revision)}
 
+	applied.Kustomizations, applied.Unknown = c.readers(ctx, repository)
+	return applied, nil
+}
+
+// readers are the Kustomizations of a GitRepository's namespace that apply it.
+func (c *Client) readers(ctx context.Context, repository types.NamespacedName) (all []Kustomization, err error) {
 	list, err := c.objects.Resource(kustomizations).Namespace(repository.Namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		applied.Unknown = &Error{"list", "Kustomizations", types.NamespacedName{Namespace: repository.Namespace, Name: "*"}, err}
-		return applied, nil
+		return nil, &Error{"list", "Kustomizations", types.NamespacedName{Namespace: repository.Namespace, Name: "*"}, err}
 	}
 	for i := range list.Items {
 		var k fluxObject
 		if err := k.read(&list.Items[i]); err != nil {
-			applied.Unknown = &Error{"list", "Kustomizations", types.NamespacedName{Namespace: repository.Namespace, Name: "*"}, err}
-			return applied, nil
+			return nil, &Error{"list", "Kustomizations", types.NamespacedName{Namespace: repository.Namespace, Name: "*"}, err}
 		}
 		if k.reads(repository) {
-			applied.Kustomizations = append(applied.Kustomizations, Kustomization{
+			all = append(all, Kustomization{
 				Name: types.NamespacedName{Namespace: k.Metadata.Namespace, Name: k.Metadata.Name},
 				Path: path.Clean(strings.TrimLeft(path.Clean("/"+k.Spec.Path), "/")), Standing: k.standing(k.Status.LastAppliedRevision),
 			})
 		}
 	}
-	slices.SortFunc(applied.Kustomizations, func(a, b Kustomization) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
-	return applied, nil
+	slices.SortFunc(all, func(a, b Kustomization) int { return cmp.Compare(a.Name.String(), b.Name.String()) })
+	return all, nil
 }
 
 // Applies names the Kustomizations that most likely apply the given files: for

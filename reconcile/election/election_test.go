@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -176,31 +177,38 @@ func TestWhoEndsHandsOverAtOnce(t *testing.T) {
 	first.expect(true, soon)
 	second := join(t, config, lease, "second", patient, l)
 	third := join(t, config, lease, "third", patient, l)
-	leading := first
-	for _, waiting := range [][]*candidate{{second, third}, {third}} {
-		for len(waiting) > 0 && waiting[0].cutOff.n.Load() < 2 { // it has asked, and watches
-			time.Sleep(time.Millisecond)
-		}
+	for leading, waiting := first, []*candidate{second, third}; len(waiting) > 0; {
 		for _, c := range waiting {
+			for c.cutOff.n.Load() < 2 { // it has asked, and watches
+				time.Sleep(time.Millisecond)
+			}
 			c.waits()
 		}
 		began := time.Now()
 		leading.leave()
 		leading.expect(false, soon)
-		select {
-		case <-second.leads:
-			leading = second
-		case <-third.leads:
-			leading = third
-		case <-time.After(soon):
-			t.Fatal("nobody took over")
-		}
+		leading, waiting = next(t, waiting)
 		t.Logf("handed over in %s", time.Since(began))
-		if leading == third {
-			second, third = third, second
-			waiting = []*candidate{third}
+	}
+}
+
+// next is who of those that wait leads now, and who goes on waiting.
+func next(t *testing.T, waiting []*candidate) (leading *candidate, left []*candidate) {
+	t.Helper()
+	for deadline := time.Now().Add(soon); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for i, c := range waiting {
+			select {
+			case leads := <-c.leads:
+				if !leads {
+					t.Fatalf("%s has ended", c.name)
+				}
+				return c, slices.Delete(slices.Clone(waiting), i, i+1)
+			default:
+			}
 		}
 	}
+	t.Fatal("nobody took over")
+	return nil, nil
 }
 
 // TestACopyThatComesBackGoesOn: a container that was killed starts again in its
