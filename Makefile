@@ -37,7 +37,7 @@ test: tools ## all unit and integration tests: real executor, git, registry
 .PHONY: e2e
 e2e: ## the tests on a real Kubernetes node with Flux, on this machine or where TOWPATH_E2E_KUBECONFIG says
 	@e2e/tools/install node flux registry shell bases servers executor
-	go test -tags cluster -count 1 -timeout 60m ./e2e/cluster
+	go test -tags cluster -v -count 1 -timeout 60m ./e2e/cluster # -v: it tells how long each leg takes
 	go test -tags cluster -count 1 -run 'TestABuildThatFailsIsSeenOnItsCommit|TestABumpIsAppliedAtOnce' ./e2e
 
 .PHONY: node
