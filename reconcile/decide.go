@@ -81,7 +81,7 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 	}
 	switch choice.Relation {
 	case gitops.Same:
-		return decideSame(promoted, base)
+		return decideSame(promoted, choice, base)
 	case gitops.Ahead:
 		return decideAhead(rules, promoted, candidate, base)
 	case gitops.Behind:
@@ -125,7 +125,7 @@ func orAccept(hint string, entry *fleet.Entry, commit gitops.Hash) string {
 
 // decideSame is the second of the six cases: the newest commit is the one that
 // was promoted.
-func decideSame(promoted fleet.State, base string) Verdict {
+func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict {
 	switch promoted.Standing {
 	case fleet.Holds:
 		done := Verdict{State: Done, Reason: base + " is promoted"}
@@ -136,18 +136,25 @@ func decideSame(promoted fleet.State, base string) Verdict {
 	case fleet.Observed:
 		return Verdict{State: Watching, Reason: "starts with the commit after " + base}
 	case fleet.Proposed:
-		waits := Verdict{State: Proposed, Reason: base + " waits for review"}
+		waits := Verdict{
+			State: Proposed, Reason: base + " waits for review on branch " + promoted.Branch,
+			Hint: "merge the branch to deploy it, or delete the branch to reject it",
+		}
 		if promoted.Stale {
-			waits.Action, waits.Reason = Fill, base+" is proposed again on the newest base, which it no longer merged into"
+			waits.Action, waits.Hint, waits.Reason = Fill, "", base+" is proposed again on the newest base, which it no longer merged into"
 		}
 		return waits
 	case fleet.TakenOver:
 		return takenOver(promoted)
 	default:
-		return Verdict{
-			State: Held, Reason: base + " was promoted and undone by a person",
-			Hint: orAccept("push the next source commit", promoted.Entry, promoted.Entry.Source),
+		held := Verdict{State: Held, Reason: base + " was promoted and undone by a person"}
+		next := "push the next source commit"
+		if head := choice.Head.Hash; !head.IsZero() && head != promoted.Entry.Source && len(choice.Refused) == 0 {
+			held.Reason += ", and nothing watched has changed since, up to " + gitops.Short(head)
+			next = "push a source commit that changes what source.watch names"
 		}
+		held.Hint = orAccept(next, promoted.Entry, promoted.Entry.Source)
+		return held
 	}
 }
 

@@ -59,6 +59,7 @@ func TestDecide(t *testing.T) {
 		{"2 same, observed", observe, state(entry(nil), fleet.Observed), choice(b, gitops.Same), Rest, Watching, "after"},
 		{"2 same, proposed", Rules{}, state(entry(nil), fleet.Proposed), choice(b, gitops.Same), Rest, Proposed, "waits"},
 		{"2 same, proposed, conflict", Rules{}, stale, choice(b, gitops.Same), Fill, Proposed, "newest base"},
+		{"2 same, undone, and what followed changes nothing watched", Rules{}, state(entry(nil), fleet.Undone), source.Choice{Head: gitops.Commit{Hash: c}, Commit: gitops.Commit{Hash: b}, Relation: gitops.Same}, Rest, Held, "nothing watched has changed since"},
 		{"2 same, undone", Rules{}, state(entry(nil), fleet.Undone), choice(b, gitops.Same), Rest, Held, "undone"},
 		{"2 same, taken over", Rules{}, foreign, choice(b, gitops.Same), Rest, Held, "evil:1 by Bot"},
 		{"2 same, placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(b, gitops.Same), Fill, Promoted, "never held"},

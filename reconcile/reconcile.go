@@ -155,6 +155,8 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	o.Bump, o.Behind = hash(done.Bump), len(choice.Refused)
 	if o.Branch = done.Branch; done.Branch == d.Branch {
 		o.Pushed = hash(done.Head)
+	} else if done.Branch != "" {
+		o.Reason += ": proposed for review on branch " + done.Branch
 	}
 	for _, problem := range done.Problems {
 		if text := notice(problem); !slices.Contains(o.Problems, text) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -24,7 +25,14 @@ type keygen struct {
 	email      string
 	signing    string
 	provenance string
+	only       string
 }
+
+// The values of --only.
+const (
+	onlySigning    = "signing"
+	onlyProvenance = "provenance"
+)
 
 func newKeygen(g *globals) *cobra.Command {
 	k := &keygen{globals: g}
@@ -38,15 +46,19 @@ the config's "secrets:" or for a Kubernetes Secret each:
   towpath-provenance   a cosign key (ECDSA P-256) that signs the provenance of images
 
 It prints the public halves, and the line that belongs into git's allowed
-signers file. Nothing that exists is overwritten.`,
+signers file. Nothing that exists is overwritten.
+
+With --only it makes one of them, as when a key is rotated: docs/keys.md says
+how, step by step.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error { return k.run() },
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&k.secrets, "secrets", "secrets", "directory to make the secrets in")
-	flags.StringVar(&k.email, "email", "", "address that bumps are committed as: git.commit.author.email (required)")
+	flags.StringVar(&k.email, "email", "", "address that bumps are committed as: git.commit.author.email (required for the signing key)")
 	flags.StringVar(&k.signing, "signing", "towpath-signing", "name of the signing key's secret")
 	flags.StringVar(&k.provenance, "provenance", "towpath-provenance", "name of the provenance key's secret")
+	flags.StringVar(&k.only, "only", "", "make one key alone: signing or provenance")
 	return cmd
 }
 
@@ -55,56 +67,85 @@ func (k *keygen) run() error {
 	if err != nil {
 		return err
 	}
-	return k.print(map[string]string{
+	result := map[string]string{}
+	for name, value := range map[string]string{
 		"signing": keys.signing, "provenance": keys.provenance,
 		"publicKey": keys.public, "allowedSigners": keys.allowed, "cosignPublicKey": keys.cosign,
-	}, func(w io.Writer) {
-		fmt.Fprintf(w, "Made %s and %s.\n\n", keys.signing, keys.provenance)
-		fmt.Fprintf(w, "The key that signs bumps. Register it with your forge as a signing key of Towpath's user:\n\n  %s\n\n", keys.public)
-		fmt.Fprintf(w, "Its line for git's allowed signers file (git config gpg.ssh.allowedSignersFile FILE):\n\n  %s\n\n", keys.allowed)
-		fmt.Fprintf(w, "The key that signs images (cosign verify-attestation --key cosign.pub --type slsaprovenance1 --insecure-ignore-tlog=true IMAGE):\n\n%s", keys.cosign)
+	} {
+		if value != "" {
+			result[name] = value
+		}
+	}
+	return k.print(result, func(w io.Writer) {
+		made := slices.DeleteFunc([]string{keys.signing, keys.provenance}, func(dir string) bool { return dir == "" })
+		fmt.Fprintf(w, "Made %s.\n", strings.Join(made, " and "))
+		if keys.signing != "" {
+			fmt.Fprintf(w, "\nThe key that signs bumps. Register it with your forge as a signing key of Towpath's user:\n\n  %s\n", keys.public)
+			fmt.Fprintf(w, "\nIts line for git's allowed signers file (git config gpg.ssh.allowedSignersFile FILE):\n\n  %s\n", keys.allowed)
+		}
+		if keys.provenance != "" {
+			fmt.Fprintf(w, "\nThe key that signs images (cosign verify-attestation --key cosign.pub --type slsaprovenance1 --insecure-ignore-tlog=true IMAGE):\n\n%s", keys.cosign)
+		}
 	})
 }
 
-// madeKeys says where the keys are, and shows their public halves.
+// madeKeys says where the keys are, and shows their public halves; empty is
+// what was not asked for.
 type madeKeys struct {
 	signing, provenance     string // directories
 	public, allowed, cosign string
 }
 
-// make makes both keys, or neither.
+// make makes the keys that are asked for, or none.
 func (k *keygen) make() (madeKeys, error) {
-	if k.email == "" {
-		return madeKeys{}, usageError{errors.New("--email is missing"), "give the address that bumps are committed as: towpath keygen --email towpath@example.com"}
+	if !slices.Contains([]string{"", onlySigning, onlyProvenance}, k.only) {
+		return madeKeys{}, usageError{fmt.Errorf("--only %q", k.only), "it is signing or provenance"}
 	}
-	if !strings.Contains(k.email, "@") {
-		return madeKeys{}, usageError{fmt.Errorf("--email %q is no e-mail address", k.email), "as in towpath@example.com"}
+	var keys madeKeys
+	if k.only != onlyProvenance {
+		if k.email == "" {
+			return madeKeys{}, usageError{errors.New("--email is missing"), "give the address that bumps are committed as: towpath keygen --email towpath@example.com"}
+		}
+		if !strings.Contains(k.email, "@") {
+			return madeKeys{}, usageError{fmt.Errorf("--email %q is no e-mail address", k.email), "as in towpath@example.com"}
+		}
+		keys.signing = filepath.Join(k.secrets, k.signing)
 	}
-	signing, provenance := filepath.Join(k.secrets, k.signing), filepath.Join(k.secrets, k.provenance)
-	for _, dir := range []string{signing, provenance} {
+	if k.only != onlySigning {
+		keys.provenance = filepath.Join(k.secrets, k.provenance)
+	}
+	for _, dir := range []string{keys.signing, keys.provenance} {
+		if dir == "" {
+			continue
+		}
 		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
-			return madeKeys{}, hinted{fmt.Errorf("keygen: %s exists already", dir), "keys are never overwritten: move it away, or name another secret by --signing and --provenance"}
+			return madeKeys{}, hinted{fmt.Errorf("keygen: %s exists already", dir),
+				"keys are never overwritten: make one of the two with --only, or name another secret by --signing and --provenance"}
 		}
 	}
-	commits, allowed, err := trust.NewSigningKey(k.email, nil)
-	if err != nil {
-		return madeKeys{}, fmt.Errorf("keygen: %w", err)
+	secrets := map[string]map[string][]byte{}
+	if keys.signing != "" {
+		commits, allowed, err := trust.NewSigningKey(k.email, nil)
+		if err != nil {
+			return madeKeys{}, fmt.Errorf("keygen: %w", err)
+		}
+		commits["allowed_signers"] = []byte(allowed + "\n")
+		secrets[keys.signing], keys.allowed = commits, allowed
+		keys.public = strings.TrimSpace(string(commits["identity.pub"]))
 	}
-	commits["allowed_signers"] = []byte(allowed + "\n")
-	images, err := seal.NewKeyPair([]byte(rand.Text()))
-	if err != nil {
-		return madeKeys{}, fmt.Errorf("keygen: %w", err)
+	if keys.provenance != "" {
+		images, err := seal.NewKeyPair([]byte(rand.Text()))
+		if err != nil {
+			return madeKeys{}, fmt.Errorf("keygen: %w", err)
+		}
+		secrets[keys.provenance], keys.cosign = images, string(images["cosign.pub"])
 	}
-	if err := writeSecret(signing, commits); err != nil {
-		return madeKeys{}, fmt.Errorf("keygen: %w", err)
+	for dir, secret := range secrets {
+		if err := writeSecret(dir, secret); err != nil {
+			return madeKeys{}, fmt.Errorf("keygen: %w", err)
+		}
 	}
-	if err := writeSecret(provenance, images); err != nil {
-		return madeKeys{}, fmt.Errorf("keygen: %w", err)
-	}
-
-	public := strings.TrimSpace(string(commits["identity.pub"]))
-	cosign := string(images["cosign.pub"])
-	return madeKeys{signing: signing, provenance: provenance, public: public, allowed: allowed, cosign: cosign}, nil
+	return keys, nil
 }
 
 // writeSecret writes a secret as a directory that appears whole or not at all.

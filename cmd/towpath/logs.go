@@ -1,16 +1,21 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/kaniko/job"
+	"towpath.dev/towpath/kaniko/sandbox"
 )
 
 func newLogs(g *globals) *cobra.Command {
@@ -18,14 +23,14 @@ func newLogs(g *globals) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs IMAGE",
 		Short: "What the newest build of an image printed: fetch, kaniko, publish",
-		Long: `Prints what the three steps of an image's newest build Job printed, in their
-order. With --follow it waits for each step and ends when the build has. Changes
-nothing.`,
+		Long: `Prints what the three steps of an image's newest build printed, in their order.
+With --follow it waits for each step of a build Job and ends when the build has.
+Changes nothing.`,
 		Args: oneImage("logs"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			jobs, _, err := g.jobs(args[0], "logs")
 			if errors.Is(err, errNoJobs) {
-				return hinted{err, "the output of each build is in a file: " + g.logFiles(args[0])}
+				return g.sandboxLog(args[0], follow)
 			}
 			if err != nil {
 				return err
@@ -77,11 +82,45 @@ func (g *globals) printLine() func(job.Line) {
 	}
 }
 
-// logFiles is where the sandbox keeps what an image's builds printed.
-func (g *globals) logFiles(image string) string {
+// sandboxLog prints what the newest build of an image printed in the sandbox,
+// which keeps it in a file. Nothing there acts on a terminal.
+func (g *globals) sandboxLog(image string, follow bool) error {
 	cfg, err := config.Load(config.Options{File: g.config})
 	if err != nil {
-		return "below the cache"
+		return err
 	}
-	return filepath.Join(cfg.Cache, "builds", "logs", image+"-*.log")
+	logs := sandbox.Logs(filepath.Join(cfg.Cache, "builds"), image)
+	if len(logs) == 0 {
+		return hinted{fmt.Errorf("logs: no build of %s has printed anything here", image), "towpath why " + image + " says how it stands"}
+	}
+	if follow {
+		return usageError{errors.New("logs: --follow is for builds in Jobs"), "tail -f " + logs[0]}
+	}
+	file, err := os.Open(logs[0])
+	if err != nil {
+		return fmt.Errorf("logs: %w", err)
+	}
+	defer file.Close()
+	if g.output != "json" {
+		fmt.Fprintln(g.out, "Log "+logs[0])
+		_, err := io.Copy(g.out, file)
+		return err
+	}
+	encoder := json.NewEncoder(g.out)
+	lines := bufio.NewReader(file)
+	for {
+		text, err := lines.ReadString('\n')
+		if text != "" {
+			_ = encoder.Encode(struct { // a reader that is gone is noticed by the next signal
+				Log  string `json:"log"`
+				Text string `json:"text"`
+			}{logs[0], strings.TrimSuffix(text, "\n")})
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("logs: %w", err)
+		}
+	}
 }

@@ -189,7 +189,11 @@ func judge(end ending, b *Builder, out *output) error {
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
 	isFault, err := out.judge(end.status)
-	err = hinted{err, console.Advice(err.Error(), "builder.sandbox.allow")}
+	advice := console.Advice(err.Error(), "builder.sandbox.allow")
+	if advice == "" && !isFault {
+		advice = "it is tried again, later each time; the whole output is in " + out.path()
+	}
+	err = hinted{err, advice}
 	if isFault {
 		return fault(err)
 	}

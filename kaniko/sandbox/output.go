@@ -73,6 +73,17 @@ func plain(name string) string {
 }
 
 func dropOldLogs(dir, image string) {
+	logs := logsOf(dir, image)
+	for _, path := range logs[min(keptLogs, len(logs)):] {
+		_ = os.Remove(path) // a log that stays costs little
+	}
+}
+
+// Logs are the files with what the builds of an image printed, newest first; dir
+// is the builder's.
+func Logs(dir, image string) []string { return logsOf(filepath.Join(dir, "logs"), image) }
+
+func logsOf(dir, image string) []string {
 	type log struct {
 		path string
 		info fs.FileInfo
@@ -88,9 +99,11 @@ func dropOldLogs(dir, image string) {
 		}
 	}
 	slices.SortFunc(logs, func(a, b log) int { return b.info.ModTime().Compare(a.info.ModTime()) })
-	for _, l := range logs[min(keptLogs, len(logs)):] {
-		_ = os.Remove(l.path) // a log that stays costs little
+	found := make([]string, len(logs))
+	for i, l := range logs {
+		found[i] = l.path
 	}
+	return found
 }
 
 // Write takes what a step printed. It never fails: a full disk must not look

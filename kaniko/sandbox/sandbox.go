@@ -104,7 +104,7 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 	built, err := b.run(ctx, p, job, out)
 	built.Log = out.path()
 	if err != nil {
-		out.say("towpath: %v", err)
+		out.say("towpath: %s", afterItsOutput(err))
 	}
 	if closeErr := out.close(); closeErr != nil {
 		log.Warn("close build log", "error", closeErr)
@@ -115,6 +115,15 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 		log.Error("clear build directory", "error", releaseErr)
 	}
 	return built, err
+}
+
+// afterItsOutput is an error for the end of a log that holds the output already.
+func afterItsOutput(err error) string {
+	var fault *kaniko.BuildError
+	if errors.As(err, &fault) && fault.Tail != "" {
+		return strings.TrimSuffix(err.Error(), ": "+fault.Tail)
+	}
+	return err.Error()
 }
 
 // run is the story. Dying between any two steps leaves a place for the next
