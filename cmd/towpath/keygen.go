@@ -48,8 +48,8 @@ the config's "secrets:" or for a Kubernetes Secret each:
 It prints the public halves, and the line that belongs into git's allowed
 signers file. Nothing that exists is overwritten.
 
-With --only it makes one of them, as when a key is rotated: docs/keys.md says
-how, step by step.`,
+With --only it makes one of them, as when a key is rotated: docs/runbook.md
+says how, step by step.`,
 		Args: noArguments,
 		RunE: func(*cobra.Command, []string) error { return k.run() },
 	}
