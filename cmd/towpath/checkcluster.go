@@ -37,7 +37,7 @@ func (c *checker) watched(ctx context.Context, target *config.Target) []finding 
 	defer cancel()
 	var found []finding
 	if err := client.TryNudge(limited, repository); err != nil {
-		found = append(found, lesser(subject, fmt.Errorf("Flux cannot be asked to pull at once: %w", err)))
+		found = append(found, lesser(subject, fmt.Errorf("ask Flux to pull at once: %w", err)))
 	}
 	applied, err := client.Applied(limited, repository)
 	switch {

@@ -242,8 +242,9 @@ func recorded(job *batchv1.Job) error {
 		return nil
 	}
 	var entry failure
-	if json.Unmarshal([]byte(text), &entry) != nil || entry.Err == "" {
-		return nil // somebody else's words: the pod is asked
+	err := json.Unmarshal([]byte(text), &entry)
+	if err != nil || entry.Err == "" {
+		return nil //nolint:nilerr // somebody else's words: the pod is asked
 	}
 	var lines []string
 	for _, one := range strings.Split(entry.Tail, "\n") {
