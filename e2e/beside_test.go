@@ -217,7 +217,7 @@ func TestFluxMayNotBeAsked(t *testing.T) {
 	if code := d.Stop(); code != 0 || strings.Count(d.Logs(), "Flux was not asked") != 1 || !strings.Contains(d.Logs(), "deploy/") {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
 	}
-	checks(t, w, kubeconfig, "warning  flux of production: Flux cannot be asked to pull at once")
+	checks(t, w, kubeconfig, "warning  flux of production: ask Flux to pull at once")
 	cmd := w.Command(t.Context(), "status")
 	cmd.Env = append(cmd.Env, kubeconfig)
 	out, err := cmd.Output()
