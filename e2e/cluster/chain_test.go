@@ -53,6 +53,13 @@ func TestPushToPod(t *testing.T) {
 	if repository.Metadata.Annotations["reconcile.fluxcd.io/requestedAt"] == "" {
 		t.Error("Flux was not asked to pull: it found the bump at its own interval")
 	}
+	lease, err := i.Client.CoordinationV1().Leases(towpathNamespace).Get(t.Context(), "towpath", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if holder := lease.Spec.HolderIdentity; holder == nil || !strings.HasPrefix(*holder, "towpath-") {
+		t.Errorf("nobody holds the Lease: %v", lease.Spec)
+	}
 	if listening := sockets(); len(listening) > 0 {
 		t.Errorf("Towpath listens: %v", listening)
 	}

@@ -196,12 +196,13 @@ func (i *installation) secret(t testing.TB, namespace, name string, keys map[str
 	}
 }
 
-// deploy applies deploy/ with an overlay, as its README says. More is added to
-// the config.
+// deploy applies deploy/ with an overlay, as its README says, and starts Towpath
+// anew where it ran. More is added to the config.
 func (i *installation) deploy(t testing.TB, more string) {
 	t.Helper()
 	overlay := filepath.Join(i.dir, "overlay")
-	if !lab.Exists(overlay) {
+	again := lab.Exists(overlay)
+	if !again {
 		if err := os.CopyFS(filepath.Join(overlay, "base"), os.DirFS(repository(t, "deploy"))); err != nil {
 			t.Fatal(err)
 		}
@@ -215,7 +216,8 @@ resources: [base]
 components: [base/flux]
 images: [{name: towpath, newName: %[1]q, digest: %[2]q}]
 configMapGenerator:
-  - {name: towpath, namespace: towpath, files: [towpath.yaml]}
+  # As init writes it: with a hash, kustomize would also rename the Lease in the Role.
+  - {name: towpath, namespace: towpath, files: [towpath.yaml], options: {disableNameSuffixHash: true}}
   - {name: authorities, namespace: towpath-builds, files: [ca.crt], options: {disableNameSuffixHash: true}}
 patches:
   - target: {kind: ConfigMap, name: towpath-admission}
@@ -233,6 +235,9 @@ patches:
       - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: registry, mountPath: /etc/towpath/secrets/registry, readOnly: true}}
 `, name, digest, i.image, i.kaniko))
 	i.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", overlay)
+	if again {
+		i.Kubectl(t, "", "-n", towpathNamespace, "rollout", "restart", "deployment/towpath")
+	}
 	i.rolledOut(t)
 }
 
