@@ -121,7 +121,7 @@ func TestJobsOnANode(t *testing.T) {
 
 	t.Run("succeeds", func(t *testing.T) {
 		what := s.order(builder, `COPY crontab /etc/crontab
-RUN { echo forged > /etc/resolv.conf; echo forged > /etc/hosts; echo forged > /etc/hostname; cat /etc/hosts; ls -A /dev/shm /secrets /order /work /run/secrets /var/run/secrets; } > /loot 2>&1; true`)
+RUN { echo forged > /etc/resolv.conf; echo forged > /etc/hosts; echo forged > /etc/hostname; cat /etc/hosts; ls -A /dev/shm /secrets /order /build /run/secrets /var/run/secrets; } > /loot 2>&1; true`)
 		built, err := run(builder, what)
 		if err != nil {
 			t.Fatal(err)
@@ -135,7 +135,7 @@ RUN { echo forged > /etc/resolv.conf; echo forged > /etc/hosts; echo forged > /e
 		if n := strings.Count(loot, "Read-only file system"); n != 3 || strings.Contains(loot, "forged") {
 			t.Errorf("a RUN step wrote to the files by which names are looked up:\n%s", loot)
 		}
-		for _, dir := range []string{"/secrets", "/order", "/work", "/run/secrets", "/var/run/secrets"} {
+		for _, dir := range []string{"/secrets", "/order", "/build", "/run/secrets", "/var/run/secrets"} {
 			if !strings.Contains(loot, dir+": No such file or directory") {
 				t.Errorf("a RUN step sees %s:\n%s", dir, loot)
 			}

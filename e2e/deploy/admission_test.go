@@ -124,7 +124,7 @@ var shapes = []struct {
 		kaniko(s).Args = append(kaniko(s).Args, "--$(X)")
 	}, "kaniko runs its executor"},
 	{"another step of Towpath", func(s *corev1.PodSpec) { fetch(s).Args = []string{"run"} }, "run Towpath's steps"},
-	{"another order", func(s *corev1.PodSpec) { fetch(s).Args[2] = "/work/order.json" }, "run Towpath's steps"},
+	{"another order", func(s *corev1.PodSpec) { fetch(s).Args[2] = "/build/order.json" }, "run Towpath's steps"},
 	{"fetch that publishes", func(s *corev1.PodSpec) { fetch(s).Args[0] = "publish" }, "run Towpath's steps"},
 	{"another program in publish", func(s *corev1.PodSpec) { publish(s).Command = []string{"/out/towpath"} }, "run Towpath's steps"},
 

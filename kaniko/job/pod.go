@@ -16,7 +16,7 @@ const (
 	orderDir          = "/order"
 	fetchOrder        = "fetch.json"
 	publishOrder      = "publish.json"
-	workDir           = "/work"
+	workDir           = "/build"
 	contextDir        = "context" // below workDir
 	basesDir          = "bases"   // below workDir
 	networkDir        = "/network"
