@@ -50,6 +50,7 @@ lint: ## gofmt, go vet and golangci-lint
 	@e2e/tools/install golangci-lint
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$unformatted" ]; then echo "gofmt would change: $$unformatted"; exit 1; fi
 	go vet -tags cluster ./...
+	cd e2e/bench && go vet . # a module of its own
 	$(TOWPATH_TOOLS)/golangci-lint run ./...
 
 .PHONY: bench

@@ -1,8 +1,7 @@
 package e2e
 
 import (
-	"compress/gzip"
-	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
-	"google.golang.org/protobuf/proto"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -24,8 +22,8 @@ func TestMetricsArePushed(t *testing.T) {
 	for name, headers := range map[string]string{"headers as they should be": "authorization=Bearer%20canary-4711", "headers that cannot be read": "canary-4711,a=b"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			c := &otlpReceiver{names: map[string]bool{}}
-			server := httptest.NewServer(c)
+			sent := &names{seen: map[string]bool{}}
+			server := httptest.NewServer(lab.Collector(sent.take))
 			defer server.Close()
 			w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory})
 			d := w.Daemon(t, []string{
@@ -33,7 +31,7 @@ func TestMetricsArePushed(t *testing.T) {
 			}, "--log-level", "debug")
 			promotes(t, w, d, w.App.Head())
 			want := []string{"towpath.build.duration", "towpath.image.behind", "towpath.promotion.duration", "towpath.source.last_poll"}
-			d.Wait("the collector has all of it", 30*time.Second, func() bool { return slices.Equal(c.seen(), want) })
+			d.Wait("the collector has all of it", 30*time.Second, func() bool { return slices.Equal(sent.sorted(), want) })
 			if code := d.Stop(); code != 0 {
 				t.Errorf("the daemon ended with %d", code)
 			}
@@ -44,48 +42,25 @@ func TestMetricsArePushed(t *testing.T) {
 	}
 }
 
-// otlpReceiver takes metrics by OTLP over HTTP, and notes their names.
-type otlpReceiver struct {
-	mu    sync.Mutex
-	names map[string]bool
+// names of metrics that a collector was sent.
+type names struct {
+	mu   sync.Mutex
+	seen map[string]bool
 }
 
-func (c *otlpReceiver) seen() []string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var names []string
-	for name := range c.names {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
+func (n *names) sorted() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Sorted(maps.Keys(n.seen))
 }
 
-func (c *otlpReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body := io.Reader(r.Body)
-	if r.Header.Get("Content-Encoding") == "gzip" {
-		unpacked, err := gzip.NewReader(r.Body)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		body = unpacked
-	}
-	content, err := io.ReadAll(body)
-	var sent collector.ExportMetricsServiceRequest
-	if err == nil {
-		err = proto.Unmarshal(content, &sent)
-	}
-	if err != nil || r.URL.Path != "/v1/metrics" {
-		http.Error(w, "no metrics", http.StatusBadRequest)
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+func (n *names) take(sent *collector.ExportMetricsServiceRequest, _ http.Header) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	for _, resource := range sent.ResourceMetrics {
 		for _, scope := range resource.ScopeMetrics {
 			for _, m := range scope.Metrics {
-				c.names[m.Name] = true
+				n.seen[m.Name] = true
 			}
 		}
 	}

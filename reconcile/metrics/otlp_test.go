@@ -1,9 +1,7 @@
 package metrics
 
 import (
-	"compress/gzip"
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,8 +15,8 @@ import (
 	otlp "go.opentelemetry.io/proto/otlp/metrics/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 
+	"towpath.dev/towpath/e2e/lab"
 	"towpath.dev/towpath/reconcile"
 )
 
@@ -47,30 +45,11 @@ func (r *received) take(request *collector.ExportMetricsServiceRequest, header s
 	r.requests, r.header = append(r.requests, request), header
 }
 
-// ServeHTTP is OTLP over HTTP, in protobuf.
-func (r *received) ServeHTTP(w http.ResponseWriter, request *http.Request) {
-	body := io.Reader(request.Body)
-	if request.Header.Get("Content-Encoding") == "gzip" {
-		unpacked, err := gzip.NewReader(request.Body)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		body = unpacked
-	}
-	content, err := io.ReadAll(body)
-	var sent collector.ExportMetricsServiceRequest
-	if err == nil {
-		err = proto.Unmarshal(content, &sent)
-	}
-	if err != nil || request.Method != http.MethodPost || request.URL.Path != "/v1/metrics" || request.Header.Get("Content-Type") != "application/x-protobuf" {
-		http.Error(w, "no OTLP", http.StatusBadRequest)
-		return
-	}
-	r.take(&sent, request.Header.Get("Authorization"))
-	answer, _ := proto.Marshal(&collector.ExportMetricsServiceResponse{})
-	w.Header().Set("Content-Type", "application/x-protobuf")
-	_, _ = w.Write(answer)
+// http is the same over HTTP.
+func (r *received) http() http.Handler {
+	return lab.Collector(func(request *collector.ExportMetricsServiceRequest, header http.Header) {
+		r.take(request, header.Get("Authorization"))
+	})
 }
 
 // push records a round and ends, which pushes.
@@ -163,7 +142,7 @@ func TestPushedOverHTTP(t *testing.T) {
 	for name, path := range map[string]string{varEndpoint: "", varMetricsEndpoint: "/v1/metrics"} {
 		t.Run(name, func(t *testing.T) {
 			r := &received{}
-			server := httptest.NewServer(r)
+			server := httptest.NewServer(r.http())
 			defer server.Close()
 			setenv(t, map[string]string{
 				name: server.URL + path, "OTEL_EXPORTER_OTLP_HEADERS": "authorization=" + secret,
