@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -48,23 +49,23 @@ func TestWhoWaitsBeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		beats := 0
-		work := whileIdle(ctx, func() { beats++ }, func(ctx context.Context) { <-ctx.Done() })
+		var beats atomic.Int64
+		work := whileIdle(ctx, func() { beats.Add(1) }, func(ctx context.Context) { <-ctx.Done() })
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if want := int(time.Minute/reconcile.BeatEvery) + 1; beats != want {
-			t.Errorf("%d beats in a minute, want %d", beats, want)
+		if got, want := beats.Load(), int64(time.Minute/reconcile.BeatEvery)+1; got != want {
+			t.Errorf("%d beats in a minute, want %d", got, want)
 		}
-		before := beats
+		before := beats.Load()
 		turn, end := context.WithTimeout(ctx, time.Minute)
 		defer end()
 		work(turn)
-		if beats != before {
-			t.Errorf("%d beats while the work is stuck", beats-before)
+		if more := beats.Load() - before; more != 0 {
+			t.Errorf("%d beats while the work is stuck", more)
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if beats == before {
+		if beats.Load() == before {
 			t.Error("no beat after the turn")
 		}
 	})
