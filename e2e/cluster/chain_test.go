@@ -3,16 +3,13 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -128,28 +125,12 @@ func (i *installation) until(t *testing.T, limit time.Duration, what string, hol
 	i.wait(t, buildsNamespace, limit, what, holds)
 }
 
-// requests are what a user asked of the API server since a time, from its audit
-// log: how often what.
+// requests are what a user asked of the API server since a time: how often what.
 func (n *Node) requests(t *testing.T, user string, since time.Time) string {
 	t.Helper()
-	log, err := os.ReadFile(n.path("audit.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	counts := map[string]int{}
-	for line := range strings.Lines(string(log)) {
-		var event struct {
-			Verb                     string
-			User                     struct{ Username string }
-			ObjectRef                struct{ Resource, Subresource string }
-			RequestReceivedTimestamp metav1.MicroTime
-		}
-		if err := json.Unmarshal([]byte(line), &event); err != nil {
-			continue // the line that is being written
-		}
-		if event.User.Username == user && event.RequestReceivedTimestamp.After(since) {
-			counts[strings.TrimSpace(event.Verb+" "+event.ObjectRef.Resource+" "+event.ObjectRef.Subresource)]++
-		}
+	for _, request := range n.Requests(t, user, since) {
+		counts[request.What]++
 	}
 	var all []string
 	for _, what := range slices.Sorted(maps.Keys(counts)) {
@@ -271,26 +252,10 @@ func (i *installation) watchSockets(t *testing.T) (found func() []string) {
 	}
 }
 
-// daemons are the processes of `towpath run` on the node, in this machine's
-// numbers.
-func (i *installation) daemons(t *testing.T) (pids []int) {
+// daemons are the processes of `towpath run` on the node.
+func (i *installation) daemons(t *testing.T) []int {
 	t.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Error(err)
-	}
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		line, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
-		group, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
-		if bytes.HasPrefix(line, []byte("/usr/local/bin/towpath\x00run\x00")) && bytes.Contains(group, []byte(i.Node.cgroup+"/")) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
+	return i.Node.Processes(t, "/usr/local/bin/towpath", "run")
 }
 
 // listening are the TCP sockets in a process's network that take connections,

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -186,6 +187,28 @@ func (m *machine) log(name string) string { return m.path("logs", name+".log") }
 // run runs a command on the machine.
 func (m *machine) run(ctx context.Context, name string, args ...string) (string, error) {
 	return m.inside.Run(exec.CommandContext(ctx, name, args...))
+}
+
+// Processes are those of the machine whose command line begins with words, in
+// this machine's numbers.
+func (m *machine) Processes(t testing.TB, words ...string) (pids []int) {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		line, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cmdline"))
+		group, _ := os.ReadFile(filepath.Join("/proc", entry.Name(), "cgroup"))
+		if bytes.HasPrefix(line, []byte(strings.Join(words, "\x00")+"\x00")) && bytes.Contains(group, []byte(m.cgroup+"/")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // hierarchies are the directories that control groups are mounted on: one each
