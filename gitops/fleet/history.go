@@ -26,7 +26,15 @@ type history struct {
 	tips    []gitops.Hash           // what the server's refs name, as last read
 	records map[gitops.Hash]*record // of commits that tell something
 	last    *chronicle
+
+	commits map[gitops.Hash]gitops.Commit // read before: maxCommits at most
+	silent  map[gitops.Hash]bool          // of these, those that tell nothing
 }
+
+// maxCommits is how many commits are remembered, before all are forgotten: every
+// image of a batch asks the same ones what came after its bump, and reading one
+// takes twenty times as long as walking past it.
+const maxCommits = 8_192
 
 // record is what one commit claims in Towpath's trailers, for this target.
 type record struct {
@@ -35,11 +43,35 @@ type record struct {
 }
 
 func newHistory(s *store.Store, recordOf func(gitops.Commit) (*record, error)) *history {
-	return &history{store: s, record: recordOf, records: map[gitops.Hash]*record{}}
+	return &history{
+		store: s, record: recordOf, records: map[gitops.Hash]*record{},
+		commits: map[gitops.Hash]gitops.Commit{}, silent: map[gitops.Hash]bool{},
+	}
 }
 
 // forget drops what was concluded with keys that have changed since.
-func (h *history) forget() { h.records, h.last = map[gitops.Hash]*record{}, nil }
+func (h *history) forget() {
+	h.records, h.last = map[gitops.Hash]*record{}, nil
+	clear(h.silent)
+}
+
+// commit reads a commit. One that was read before stays true, whatever becomes of
+// the copy: its name is its hash.
+func (h *history) commit(hash gitops.Hash) (gitops.Commit, error) {
+	if c, known := h.commits[hash]; known {
+		return c, nil
+	}
+	c, err := h.store.Commit(hash)
+	if err != nil {
+		return c, err
+	}
+	if len(h.commits) >= maxCommits {
+		clear(h.commits)
+		clear(h.silent)
+	}
+	h.commits[hash] = c
+	return c, nil
+}
 
 // past is one way back from a tip. It fetches what the copy lacks in steps that
 // grow, so that a long way takes few requests and a short one little data.
@@ -71,7 +103,7 @@ func (p *past) parents(ctx context.Context, c gitops.Commit) ([]gitops.Commit, e
 				return nil, fmt.Errorf("read history: commit %s is missing on the server", gitops.Short(hash))
 			}
 		}
-		parent, err := p.store.Commit(hash)
+		parent, err := p.commit(hash)
 		if err != nil {
 			return nil, err
 		}
@@ -106,7 +138,7 @@ func (p *past) deepen(ctx context.Context) (complete bool, err error) {
 // were visited: cut is true then. A commit for which visit says prune is not
 // followed further.
 func (h *history) walk(ctx context.Context, back *past, visit func(gitops.Commit) (next step, err error)) (cut bool, err error) {
-	first, err := h.store.Commit(back.tip)
+	first, err := h.commit(back.tip)
 	if err != nil {
 		return false, err
 	}
@@ -246,14 +278,21 @@ func (c *chronicle) extend(before *chronicle) {
 }
 
 func (h *history) recordAt(c gitops.Commit) (*record, error) {
-	if r, ok := h.records[c.Hash]; ok {
+	if r, ok := h.records[c.Hash]; ok || h.silent[c.Hash] {
 		return r, nil
 	}
 	r, err := h.record(c)
-	if err == nil && r != nil {
+	switch {
+	case err != nil:
+		return nil, err
+	case r != nil:
 		h.records[c.Hash] = r
+	default:
+		if _, kept := h.commits[c.Hash]; kept {
+			h.silent[c.Hash] = true
+		}
 	}
-	return r, err
+	return r, nil
 }
 
 // since lists the commits behind tip that are not behind base, newest first,
@@ -264,7 +303,7 @@ func (h *history) since(ctx context.Context, base, tip gitops.Hash) (commits []g
 		hash gitops.Hash
 		side side
 	}{{tip, fromTip}, {base, fromBase}} {
-		c, err := h.store.Commit(start.hash)
+		c, err := h.commit(start.hash)
 		if err != nil {
 			return nil, false, err
 		}
