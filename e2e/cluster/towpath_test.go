@@ -15,7 +15,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"towpath.dev/towpath/e2e/lab"
@@ -162,23 +161,17 @@ spec:
 // secrets makes the namespaces and what is secret in them.
 func (i *installation) secrets(t testing.TB) {
 	t.Helper()
-	i.Kubectl(t, "", "apply", "--server-side", "-f", repository(t, "deploy", "namespaces.yaml"))
+	i.Namespaces(t)
 	i.Kubectl(t, "", "create", "namespace", appsNamespace)
-	keys := filepath.Join(i.dir, "secrets")
-	if out, err := exec.Command(i.binary, "keygen", "--secrets", keys, "--email", "towpath@example.com").CombinedOutput(); err != nil {
-		t.Fatalf("towpath keygen: %v\n%s", err, out)
-	}
-	for _, name := range []string{"towpath-signing", "towpath-provenance"} {
-		i.secret(t, towpathNamespace, name, readSecret(t, filepath.Join(keys, name)))
-	}
-	i.secret(t, towpathNamespace, "fleet", i.fleet.Secret())
-	i.secret(t, fluxNamespace, "flux-system", i.fleet.Secret())
+	i.SigningKeys(t, i.binary, filepath.Join(i.dir, "secrets"))
+	i.Secret(t, towpathNamespace, "fleet", i.fleet.Secret())
+	i.Secret(t, fluxNamespace, "flux-system", i.fleet.Secret())
 	apps := map[string][]byte{"username": []byte("reader"), "password": []byte("only-fetch-knows"), "ca.crt": i.apps.CA.PEM}
 	for _, namespace := range []string{towpathNamespace, buildsNamespace} {
-		i.secret(t, namespace, "apps", apps)
-		i.secret(t, namespace, "registry", i.registry.Secret())
+		i.Secret(t, namespace, "apps", apps)
+		i.Secret(t, namespace, "registry", i.registry.Secret())
 	}
-	i.secret(t, buildsNamespace, "bases", i.bases.Secret())
+	i.Secret(t, buildsNamespace, "bases", i.bases.Secret())
 	pull := &corev1.Secret{
 		ObjectMeta: metav1.ObjectMeta{Name: "registry"}, Type: corev1.SecretTypeDockerConfigJson,
 		Data: map[string][]byte{corev1.DockerConfigJsonKey: i.registry.DockerConfig()},
@@ -188,56 +181,14 @@ func (i *installation) secrets(t testing.TB) {
 	}
 }
 
-func (i *installation) secret(t testing.TB, namespace, name string, keys map[string][]byte) {
-	t.Helper()
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: keys}
-	if _, err := i.Client.CoreV1().Secrets(namespace).Create(t.Context(), secret, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		t.Fatal(err)
-	}
-}
-
 // deploy applies deploy/ with an overlay, as its README says, and starts Towpath
 // anew where it ran. More is added to the config.
 func (i *installation) deploy(t testing.TB, more string) {
 	t.Helper()
-	overlay := filepath.Join(i.dir, "overlay")
-	again := lab.Exists(overlay)
-	if !again {
-		if err := os.CopyFS(filepath.Join(overlay, "base"), os.DirFS(repository(t, "deploy"))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	name, digest, _ := strings.Cut(i.image, "@")
-	lab.WriteFile(t, filepath.Join(overlay, "towpath.yaml"), []byte(i.config()+more))
-	lab.WriteFile(t, filepath.Join(overlay, "ca.crt"), slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM))
-	lab.WriteFile(t, filepath.Join(overlay, "kustomization.yaml"), fmt.Appendf(nil, `apiVersion: kustomize.config.k8s.io/v1beta1
-kind: Kustomization
-resources: [base]
-components: [base/flux]
-images: [{name: towpath, newName: %[1]q, digest: %[2]q}]
-configMapGenerator:
-  # As init writes it: with a hash, kustomize would also rename the Lease in the Role.
-  - {name: towpath, namespace: towpath, files: [towpath.yaml], options: {disableNameSuffixHash: true}}
-  - {name: authorities, namespace: towpath-builds, files: [ca.crt], options: {disableNameSuffixHash: true}}
-patches:
-  - target: {kind: ConfigMap, name: towpath-admission}
-    patch: |
-      - {op: replace, path: /data/towpath, value: %[3]q}
-      - {op: replace, path: /data/kaniko, value: %[4]q}
-      - {op: replace, path: /data/caBundle, value: authorities}
-  - target: {kind: Deployment, name: towpath}
-    patch: |
-      - {op: add, path: /spec/template/spec/volumes/-, value: {name: fleet, secret: {secretName: fleet, defaultMode: 0440}}}
-      - {op: add, path: /spec/template/spec/volumes/-, value: {name: apps, secret: {secretName: apps, defaultMode: 0440}}}
-      - {op: add, path: /spec/template/spec/volumes/-, value: {name: registry, secret: {secretName: registry, defaultMode: 0440}}}
-      - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: fleet, mountPath: /etc/towpath/secrets/fleet, readOnly: true}}
-      - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: apps, mountPath: /etc/towpath/secrets/apps, readOnly: true}}
-      - {op: add, path: /spec/template/spec/containers/0/volumeMounts/-, value: {name: registry, mountPath: /etc/towpath/secrets/registry, readOnly: true}}
-`, name, digest, i.image, i.kaniko))
-	i.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", overlay)
-	if again {
-		i.Kubectl(t, "", "-n", towpathNamespace, "rollout", "restart", "deployment/towpath")
-	}
+	i.Deploy(t, Overlay{
+		Dir: filepath.Join(i.dir, "overlay"), Towpath: i.image, Kaniko: i.kaniko, Config: i.config() + more,
+		Authorities: slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM), Secrets: []string{"fleet", "apps", "registry"},
+	})
 	i.rolledOut(t)
 }
 
@@ -335,29 +286,4 @@ func buildStatic(t testing.TB, dir string) string {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return binary
-}
-
-// repository is a path in this repository.
-func repository(t testing.TB, elements ...string) string {
-	t.Helper()
-	tools, err := toolsDir(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(append([]string{tools, "..", ".."}, elements...)...)
-}
-
-func readSecret(t testing.TB, dir string) map[string][]byte {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys := map[string][]byte{}
-	for _, entry := range entries {
-		if keys[entry.Name()], err = os.ReadFile(filepath.Join(dir, entry.Name())); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return keys
 }
