@@ -23,6 +23,9 @@ type Loop struct {
 	Report  func(Outcome) // called for every outcome, one at a time
 	Beat    func()        // called by Run every BeatEvery while no group is overdue; may be nil
 	reports sync.Mutex
+	// Settled is called by Run, beside its work, when of all groups that it was
+	// sent only these are still at work; may be nil.
+	Settled func([]Group)
 
 	recovered recoveries
 }
@@ -79,6 +82,8 @@ func (l *Loop) Once(ctx context.Context, groups []Group) []Outcome {
 // only where the new config still says the same.
 func (l *Loop) Run(ctx context.Context, snapshots <-chan []Group) {
 	var running sync.WaitGroup
+	before := make(chan struct{}) // closed when all groups before the newest have ended
+	close(before)
 	stop := func() {}
 	var pulses []*pulse
 	beats := time.NewTicker(BeatEvery)
@@ -97,12 +102,23 @@ func (l *Loop) Run(ctx context.Context, snapshots <-chan []Group) {
 			var scheduling context.Context
 			scheduling, stop = context.WithCancel(ctx)
 			pulses = nil // of the groups before, which only end
+			var these sync.WaitGroup
 			for _, group := range groups {
 				p := &pulse{}
 				p.expect(time.Now())
 				pulses = append(pulses, p)
-				running.Go(func() { l.follow(ctx, scheduling, group, p) })
+				these.Go(func() { l.follow(ctx, scheduling, group, p) })
 			}
+			earlier, all := before, make(chan struct{})
+			before = all
+			running.Go(func() {
+				<-earlier
+				if scheduling.Err() == nil && l.Settled != nil {
+					l.Settled(groups)
+				}
+				these.Wait()
+				close(all)
+			})
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/source"
@@ -136,6 +138,36 @@ func TestANewSnapshotReplacesTheOld(t *testing.T) {
 		}
 		if n := after.asked.Load(); n < 45 {
 			t.Errorf("the new snapshot was polled %d times", n)
+		}
+	})
+}
+
+// TestOnlyTheNewestAreAtWork: what a snapshot before used is let go only when its
+// last round has ended, and not at all by one that is itself replaced.
+func TestOnlyTheNewestAreAtWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		long := &stubSource{takes: time.Hour}
+		var settled []string
+		began := time.Now()
+		loop := Loop{Settled: func(groups []Group) {
+			settled = append(settled, groups[0].Name+" "+time.Since(began).String())
+		}}
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
+		defer cancel()
+		snapshots := make(chan []Group)
+		go func() {
+			for _, group := range []Group{
+				{"one", 2 * time.Hour, []*Delivery{delivery("a", long)}},
+				{"two", time.Minute, []*Delivery{delivery("a", &stubSource{})}},
+				{"three", time.Minute, []*Delivery{delivery("a", &stubSource{})}},
+			} {
+				snapshots <- []Group{group}
+				time.Sleep(time.Minute)
+			}
+		}()
+		loop.Run(ctx, snapshots)
+		if diff := cmp.Diff([]string{"one 0s", "three 1h0m0s"}, settled); diff != "" {
+			t.Error(diff)
 		}
 	})
 }

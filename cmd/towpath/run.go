@@ -86,7 +86,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	told := g.tell(ctx, cfg, w, in)
 	defer told.close()
 	report, beat := g.reporter(cfg, slog.LevelError), beater(cfg.Cache, g.log)
-	loop := reconcile.Loop{Report: func(o reconcile.Outcome) { report(o); told.report(o) }, Beat: beat}
+	loop := reconcile.Loop{Report: func(o reconcile.Outcome) { report(o); told.report(o) }, Beat: beat, Settled: w.release}
 	deliveries := newFeed(groups)
 	var watching sync.WaitGroup
 	watching.Go(func() {

@@ -35,20 +35,29 @@ type wiring struct {
 	progress func(string)
 
 	mu      sync.Mutex
-	config  *config.Config // the newest: what results are checked against
-	sources map[string]*source.Repository
-	fleets  map[string]*fleet.Fleet
-	remotes []*wire.Remote
+	config  *config.Config    // the newest: what results are checked against
+	newest  []reconcile.Group // of it
+	sources map[string]*opened[*source.Repository]
+	fleets  map[string]*opened[*fleet.Fleet]
+	remotes []*wire.Remote // of nothing that is kept here
 	builds  *reconcile.Builds
 	builder builder
 	built   string // digest of the config's builder that builds and builder were made for
 	keys    seal.Ring
 }
 
+// opened is a repository that is open, and the connection that it has.
+type opened[T interface{ Close() error }] struct {
+	it     T
+	remote *wire.Remote
+}
+
+func (o *opened[T]) close() error { return errors.Join(o.it.Close(), o.remote.Close()) }
+
 func newWiring(log *slog.Logger, progress func(string)) *wiring {
 	return &wiring{
 		log: log, progress: progress,
-		sources: map[string]*source.Repository{}, fleets: map[string]*fleet.Fleet{},
+		sources: map[string]*opened[*source.Repository]{}, fleets: map[string]*opened[*fleet.Fleet]{},
 	}
 }
 
@@ -109,7 +118,7 @@ func (w *wiring) groups(cfg *config.Config, only string) ([]reconcile.Group, err
 	}
 	// Only now: a config that cannot be wired leaves the one before it in force.
 	w.builds.Forget()
-	w.config = cfg
+	w.config, w.newest = cfg, groups
 	return groups, nil
 }
 
@@ -212,7 +221,7 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 	}
 	key := digestOf(name, cfg.Secrets, cfg.Cache, cfg.Interval)
 	if open := w.sources[key]; open != nil {
-		return open, name, nil
+		return open.it, name, nil
 	}
 	remote, err := w.remote(cfg, image.Source.URL, secret)
 	if err != nil {
@@ -224,9 +233,9 @@ func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Reposi
 		Progress: w.progressOf(path.Base(image.Source.URL)),
 	})
 	if err != nil {
-		return nil, "", cacheError(err)
+		return nil, "", errors.Join(cacheError(err), remote.Close())
 	}
-	w.sources[key] = repository
+	w.sources[key] = &opened[*source.Repository]{repository, remote}
 	return repository, name, nil
 }
 
@@ -235,7 +244,7 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 	secret := cfg.GitSecret(target.URL, target.SecretRef.Name)
 	name := digestOf(target, secret, cfg.Secrets, cfg.Interval)
 	if open := w.fleets[name]; open != nil {
-		return open, nil
+		return open.it, nil
 	}
 	remote, err := w.remote(cfg, target.URL, secret)
 	if err != nil {
@@ -273,9 +282,9 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 	}
 	open, err := fleet.Open(options)
 	if err != nil {
-		return nil, cacheError(err)
+		return nil, errors.Join(cacheError(err), remote.Close())
 	}
-	w.fleets[name] = open
+	w.fleets[name] = &opened[*fleet.Fleet]{open, remote}
 	return open, nil
 }
 
@@ -300,12 +309,38 @@ func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remot
 	if secret != "" {
 		dir = config.Secrets{Dir: cfg.Secrets}.Directory(secret)
 	}
-	remote, err := wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir)})
-	if err != nil {
-		return nil, err
+	return wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir)})
+}
+
+// release closes the repositories that the config names no more, when nothing
+// but these groups is at work. Where the config has changed again meanwhile it
+// closes nothing: the groups of that one follow.
+func (w *wiring) release(atWork []reconcile.Group) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(atWork) != len(w.newest) || len(atWork) > 0 && &atWork[0] != &w.newest[0] {
+		return
 	}
-	w.remotes = append(w.remotes, remote)
-	return remote, nil
+	used := map[any]bool{}
+	for _, group := range atWork {
+		for _, d := range group.Deliveries {
+			used[d.Source], used[d.Fleet] = true, true
+		}
+	}
+	if err := errors.Join(closeUnused(w.sources, used), closeUnused(w.fleets, used)); err != nil {
+		w.log.Debug("close what the config names no more", "error", err)
+	}
+}
+
+func closeUnused[T interface{ Close() error }](all map[string]*opened[T], used map[any]bool) error {
+	var faults []error
+	for name, open := range all {
+		if !used[any(open.it)] {
+			delete(all, name)
+			faults = append(faults, open.close())
+		}
+	}
+	return errors.Join(faults...)
 }
 
 // sweep clears what builds on this machine left that died with their daemon.
@@ -328,12 +363,7 @@ func (w *wiring) close() error {
 	if jobs, ok := w.builder.(*inCluster); ok {
 		all = append(all, jobs.Close())
 	}
-	for _, open := range w.fleets {
-		all = append(all, open.Close())
-	}
-	for _, open := range w.sources {
-		all = append(all, open.Close())
-	}
+	all = append(all, closeUnused(w.fleets, nil), closeUnused(w.sources, nil))
 	for _, remote := range w.remotes {
 		all = append(all, remote.Close())
 	}
@@ -350,7 +380,11 @@ func (w *wiring) openFleet(cfg *config.Config, target *config.Target) (*fleet.Fl
 func (w *wiring) openRemote(cfg *config.Config, address, secret string) (*wire.Remote, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.remote(cfg, address, secret)
+	remote, err := w.remote(cfg, address, secret)
+	if err == nil {
+		w.remotes = append(w.remotes, remote)
+	}
+	return remote, err
 }
 
 // digestOf names what a setting says, so that what was opened for it is kept as
