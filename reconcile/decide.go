@@ -148,6 +148,9 @@ func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict
 		return takenOver(promoted)
 	default:
 		held := Verdict{State: Held, Reason: base + " was promoted and undone by a person"}
+		if promoted.Rejected {
+			held.Reason = base + " was proposed for review and rejected by a person"
+		}
 		next := "push the next source commit"
 		if head := choice.Head.Hash; !head.IsZero() && head != promoted.Entry.Source && len(choice.Refused) == 0 {
 			held.Reason += ", and nothing watched has changed since, up to " + gitops.Short(head)
@@ -160,12 +163,16 @@ func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict
 
 // decideAhead is the third case: there is a newer commit than the promoted one.
 func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verdict {
+	undoing := " was undone by a person"
+	if promoted.Rejected {
+		undoing = " was rejected in review by a person"
+	}
 	switch {
 	case promoted.Standing == fleet.TakenOver:
 		return takenOver(promoted)
 	case promoted.Standing == fleet.Undone && rules.HoldAfterRevert:
 		return Verdict{
-			State: Held, Reason: base + " was undone by a person, and afterRevert says hold",
+			State: Held, Reason: base + undoing + ", and afterRevert says hold",
 			Hint: "name the commit to go on with in source.accept",
 		}
 	default:

@@ -37,6 +37,8 @@ func TestDecide(t *testing.T) {
 	foreign.Foreign = &fleet.Foreign{File: "a.yaml", Value: "evil:1", Author: gitops.Person{Name: "Bot", Email: "bot@example.com"}, Commit: gitops.Hash{7}}
 	stale := state(entry(nil), fleet.Proposed)
 	stale.Stale = true
+	rejected := state(entry(nil), fleet.Undone)
+	rejected.Rejected = true
 	behind := state(entry(nil), fleet.Holds)
 	behind.LedgerBehind = true
 	stranger := state(entry(nil), fleet.Proposed)
@@ -61,6 +63,7 @@ func TestDecide(t *testing.T) {
 		{"2 same, proposed, conflict", Rules{}, stale, choice(b, gitops.Same), Fill, Proposed, "newest base"},
 		{"2 same, undone, and what followed changes nothing watched", Rules{}, state(entry(nil), fleet.Undone), source.Choice{Head: gitops.Commit{Hash: c}, Commit: gitops.Commit{Hash: b}, Relation: gitops.Same}, Rest, Held, "nothing watched has changed since"},
 		{"2 same, undone", Rules{}, state(entry(nil), fleet.Undone), choice(b, gitops.Same), Rest, Held, "undone"},
+		{"2 same, rejected in review", Rules{}, rejected, choice(b, gitops.Same), Rest, Held, "was proposed for review and rejected by a person"},
 		{"2 same, taken over", Rules{}, foreign, choice(b, gitops.Same), Rest, Held, "evil:1 by Bot"},
 		{"2 same, placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(b, gitops.Same), Fill, Promoted, "never held"},
 		{"2 same, undone, accepted", Rules{}, state(entry(nil), fleet.Undone), accepted(choice(b, gitops.Same)), Promote, Promoted, "accepted"},
@@ -79,6 +82,7 @@ func TestDecide(t *testing.T) {
 		{"3 ahead of a placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
 		{"3 ahead, undone, next", Rules{}, state(entry(nil), fleet.Undone), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
 		{"3 ahead, undone, hold", hold, state(entry(nil), fleet.Undone), choice(c, gitops.Ahead), Rest, Held, "afterRevert"},
+		{"3 ahead, rejected in review, hold", hold, rejected, choice(c, gitops.Ahead), Rest, Held, "was rejected in review by a person, and afterRevert"},
 		{"3 ahead, undone, hold, accepted", hold, state(entry(nil), fleet.Undone), accepted(choice(c, gitops.Ahead)), Promote, Promoted, "accepted"},
 		{"3 ahead, taken over", Rules{}, foreign, choice(c, gitops.Ahead), Rest, Held, "evil:1 by Bot"},
 		{"3 ahead, taken over, accepted", Rules{}, foreign, accepted(choice(c, gitops.Ahead)), Promote, Promoted, "accepted"},

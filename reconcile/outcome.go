@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"syscall"
@@ -43,34 +44,58 @@ const (
 // Outcome is what one round of one delivery came to. It is all that logs,
 // status and exit codes are made of.
 type Outcome struct {
-	Time     time.Time     `json:"time"`
-	Image    string        `json:"image"`
-	Target   string        `json:"target"`
-	State    State         `json:"state"`
-	Step     string        `json:"step,omitempty"` // where it stopped, if it failed: observe, build, seal, promote
-	Reason   string        `json:"reason,omitempty"`
-	Output   []string      `json:"output,omitempty"` // the last lines that a failed build printed
-	Hint     string        `json:"hint,omitempty"`
-	Head     string        `json:"head,omitempty"`     // the source branch's tip
-	Commit   string        `json:"commit,omitempty"`   // the newest commit that may be built
-	Subject  string        `json:"subject,omitempty"`  // its first line
-	Base     string        `json:"base,omitempty"`     // the source commit that the ledger names
-	Promoted string        `json:"promoted,omitempty"` // the image that the ledger names: repository:tag@digest
-	Ref      string        `json:"ref,omitempty"`      // the image of Commit, once it is built and sealed
-	Bump     string        `json:"bump,omitempty"`     // the newest bump commit
-	Refused  []string      `json:"refused,omitempty"`  // commits that may not be built, and why
-	Problems []string      `json:"problems,omitempty"` // files of the GitOps repository that a person must mend; the others were edited
-	Notices  []string      `json:"notices,omitempty"`  // what a person should know although nothing failed
-	Others   int           `json:"others,omitempty"`   // markers in the target that belong to no image of ours
-	Took     time.Duration `json:"took,omitempty"`     // nanoseconds
-	Source   string        `json:"source,omitempty"`   // URL of the source repository, without credentials
-	Behind   int           `json:"behind,omitempty"`   // how many commits of the source branch follow the promoted one
-	Build    *Span         `json:"build,omitempty"`    // of the image, where this round built it or tried to
-	Promote  *Span         `json:"promote,omitempty"`  // of the bump, where this round made one or tried to
-	Branch   string        `json:"branch,omitempty"`   // that the bump was pushed to; empty where there was nothing to change
-	Pushed   string        `json:"pushed,omitempty"`   // head of the branch that Flux applies, after the bump was pushed to it
-	Class    Class         `json:"-"`
-	Err      error         `json:"-"`
+	Time     time.Time `json:"time"`
+	Image    string    `json:"image"`
+	Target   string    `json:"target"`
+	State    State     `json:"state"`
+	Step     string    `json:"step,omitempty"` // where it stopped, if it failed: observe, build, seal, promote
+	Reason   string    `json:"reason,omitempty"`
+	Output   []string  `json:"output,omitempty"` // the last lines that a failed build printed
+	Hint     string    `json:"hint,omitempty"`
+	Head     string    `json:"head,omitempty"`     // the source branch's tip
+	Commit   string    `json:"commit,omitempty"`   // the newest commit that may be built
+	Subject  string    `json:"subject,omitempty"`  // its first line
+	Base     string    `json:"base,omitempty"`     // the source commit that the ledger names
+	Promoted string    `json:"promoted,omitempty"` // the image that the ledger names: repository:tag@digest
+	Ref      string    `json:"ref,omitempty"`      // the image of Commit, once it is built and sealed
+	Bump     string    `json:"bump,omitempty"`     // the newest bump commit
+	Refused  []string  `json:"refused,omitempty"`  // commits that may not be built, and why
+	Problems []string  `json:"problems,omitempty"` // files of the GitOps repository that a person must mend; the others were edited
+	Notices  []string  `json:"notices,omitempty"`  // what a person should know although nothing failed
+	Others   int       `json:"others,omitempty"`   // markers in the target that belong to no image of ours
+	Took     Length    `json:"took,omitempty"`
+	Source   string    `json:"source,omitempty"`  // URL of the source repository, without credentials
+	Behind   int       `json:"behind,omitempty"`  // how many commits of the source branch follow the promoted one
+	Build    *Span     `json:"build,omitempty"`   // of the image, where this round built it or tried to
+	Promote  *Span     `json:"promote,omitempty"` // of the bump, where this round made one or tried to
+	Branch   string    `json:"branch,omitempty"`  // that the bump was pushed to; empty where there was nothing to change
+	Pushed   string    `json:"pushed,omitempty"`  // head of the branch that Flux applies, after the bump was pushed to it
+	Class    Class     `json:"-"`
+	Err      error     `json:"-"`
+}
+
+// Length is how long something took. In JSON it is written as Go and the config
+// write durations: "1.5s".
+type Length time.Duration
+
+func (l Length) String() string { return time.Duration(l).Round(time.Microsecond).String() }
+
+// MarshalText writes the length.
+func (l Length) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// UnmarshalJSON reads a length, also one that an older Towpath left in its
+// history as a number of nanoseconds.
+func (l *Length) UnmarshalJSON(text []byte) error {
+	if json.Unmarshal(text, (*int64)(l)) == nil {
+		return nil
+	}
+	var written string
+	if err := json.Unmarshal(text, &written); err != nil {
+		return err
+	}
+	d, err := time.ParseDuration(written)
+	*l = Length(d)
+	return err
 }
 
 // Span is how long a step took.

@@ -34,7 +34,7 @@ type Sight struct {
 func (d *Delivery) Look(ctx context.Context) Sight {
 	began := time.Now()
 	s := d.look(ctx)
-	s.Outcome.Time, s.Outcome.Took = began, time.Since(began)
+	s.Outcome.Time, s.Outcome.Took = began, Length(time.Since(began))
 	return s
 }
 

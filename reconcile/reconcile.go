@@ -93,7 +93,7 @@ func (d *Delivery) Name() string { return d.Image.Name + " → " + d.Target }
 func (d *Delivery) Deliver(ctx context.Context) Outcome {
 	began := time.Now()
 	outcome := d.deliver(ctx)
-	outcome.Time, outcome.Took = began, time.Since(began)
+	outcome.Time, outcome.Took = began, Length(time.Since(began))
 	return outcome
 }
 

@@ -108,11 +108,20 @@ func (g *globals) prepare() error {
 	case "text":
 		g.log = slog.New(slog.NewTextHandler(g.err, options))
 	case "json":
+		options.ReplaceAttr = durationsAsText
 		g.log = slog.New(slog.NewJSONHandler(g.err, options))
 	default:
 		return usageError{fmt.Errorf("--log-format %q", g.logFormat), "it is text or json"}
 	}
 	return nil
+}
+
+// durationsAsText writes durations with their unit, in JSON as in text.
+func durationsAsText(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // usageError is a mistake in the command line.

@@ -215,7 +215,7 @@ func logOutcome(log *slog.Logger, level slog.Level, o reconcile.Outcome) {
 	if len(o.Output) > 0 {
 		fields = append(fields, "output", strings.Join(o.Output, "\n"))
 	}
-	fields = append(fields, "took", o.Took.Round(time.Millisecond))
+	fields = append(fields, "took", time.Duration(o.Took).Round(time.Millisecond))
 	log.Log(context.Background(), level, "round", fields...)
 	for _, problem := range o.Problems {
 		log.Log(context.Background(), level, "problem", "image", o.Image, "target", o.Target, "text", problem)

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -104,10 +106,21 @@ func printRows(out io.Writer, rows []row, past bool) {
 		return
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "IMAGE\tTARGET\tHEAD\tLAST GOOD\tBUILT\tPROMOTED\tBUMP\tSTATE\tAGE\tLIVE")
+	columns := []string{"IMAGE", "TARGET", "HEAD", "LAST GOOD", "BUILT", "PROMOTED", "BUMP", "STATE", "AGE"}
+	asked := slices.ContainsFunc(rows, func(r row) bool { return r.Applied != nil })
+	if asked {
+		columns = append(columns, "LIVE")
+	}
+	fmt.Fprintln(table, strings.Join(columns, "\t"))
 	for _, r := range rows {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Image, r.Target, short(r.Head), short(r.LastGood), r.Built,
-			short(r.Promoted), short(r.Bump), r.State, age(r.Since), r.Applied.column())
+		cells := []string{
+			r.Image, r.Target, short(r.Head), short(r.LastGood), r.Built,
+			short(r.Promoted), short(r.Bump), string(r.State), age(r.Since),
+		}
+		if asked {
+			cells = append(cells, r.Applied.column())
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
 	}
 	table.Flush()
 	for _, r := range rows {

@@ -19,6 +19,7 @@ type verdict struct {
 	fates    []fate // of the image's markers, in their order
 	foreign  *Foreign
 	stale    bool
+	rejected bool
 	stranger *Stranger
 }
 
@@ -50,8 +51,8 @@ func (f *Fleet) judge(ctx context.Context, w *world, image Image, entry *Entry) 
 	find := finding{promoted: entry != nil, observed: entry != nil && entry.Observed}
 	sites := w.view.sites[image.Policy]
 	v.fates = make([]fate, len(sites))
+	var c *comparison // where a marker does not hold the entry's image
 	if find.promoted && !find.observed {
-		var c *comparison
 		for i, site := range sites {
 			if holds(site, entry.Ref) {
 				continue
@@ -80,6 +81,11 @@ func (f *Fleet) judge(ctx context.Context, w *world, image Image, entry *Entry) 
 	}
 	find.markers = v.fates
 	v.standing = find.standing()
+	if v.standing == Undone && f.reviewed() {
+		if v.rejected, err = c.rejected(ctx); err != nil {
+			return verdict{}, err
+		}
+	}
 	if v.standing == Proposed {
 		if v.stale, err = f.stale(ctx, w, image, proposed, entry); err != nil {
 			return verdict{}, err
@@ -372,25 +378,41 @@ func (c *comparison) proposal(ctx context.Context, proposed *proposals) (proposa
 	if !p.open || c.parent == nil {
 		return p, nil
 	}
-	since, _, err := c.f.history.since(ctx, proposed.base, c.w.head)
+	var err error
+	p.landed, _, err = c.landedSince(ctx, proposed.base)
+	return p, err
+}
+
+// rejected tells whether the bump was proposed and never reached the branch.
+func (c *comparison) rejected(ctx context.Context) (bool, error) {
+	if c.parent == nil {
+		return false, nil
+	}
+	landed, cut, err := c.landedSince(ctx, c.parent.Hash)
+	return !landed && !cut, err
+}
+
+// landedSince tells whether what the bump wrote reached the branch after a commit.
+// cut: there are more commits than were looked at.
+func (c *comparison) landedSince(ctx context.Context, base gitops.Hash) (landed, cut bool, err error) {
+	since, cut, err := c.f.history.since(ctx, base, c.w.head)
 	if err != nil {
-		return p, err
+		return false, false, err
 	}
 	wrote := c.written()
 	for _, commit := range since {
 		if err := ctx.Err(); err != nil {
-			return p, err
+			return false, cut, err
 		}
 		landed, err := c.landed(commit, wrote)
 		if errors.Is(err, errTired) {
-			landed, err = true, nil // perhaps it was: it is not proposed again
+			return true, cut, nil // perhaps it was: it is not proposed again
 		}
 		if err != nil || landed {
-			p.landed = landed
-			return p, err
+			return landed, cut, err
 		}
 	}
-	return p, nil
+	return false, cut, nil
 }
 
 // written lists the markers that the bump left holding the entry's image.

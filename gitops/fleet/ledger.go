@@ -216,7 +216,7 @@ func (f *Fleet) recordOf(c gitops.Commit) (*record, error) {
 // signature.
 type keysError struct{ err error }
 
-func (e *keysError) Error() string { return "read our keys: " + e.err.Error() }
+func (e *keysError) Error() string { return "our keys: " + e.err.Error() }
 func (e *keysError) Unwrap() error { return e.err }
 
 // readRecord reads a commit as an entry of this target, signed by us.

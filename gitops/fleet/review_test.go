@@ -80,6 +80,9 @@ func TestReviewEnds(t *testing.T) {
 				do(y)
 			}
 			s := y.stands(f, podinfo, c.want)
+			if want := strings.HasPrefix(name, "closed"); s.Rejected != want {
+				t.Errorf("rejected: %v, want %v", s.Rejected, want)
+			}
 			if _, err := f.Promote(t.Context(), bumpTo(podinfo, 2, s)); !errors.Is(err, ErrPromoted) {
 				t.Fatalf("the same commit again: %v", err)
 			}

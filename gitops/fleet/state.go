@@ -25,6 +25,9 @@ type State struct {
 	// Stale, with Proposed: the review branch no longer merges into the branch.
 	// A Promote with Bump.Fill proposes the same image on the newest base.
 	Stale bool
+	// Rejected, with Undone: the branch never held what the entry's bump wrote, so
+	// it was proposed for review and not merged.
+	Rejected bool
 	// Stranger: a commit that is not ours on the review branch. Nothing is
 	// proposed there until a person has taken it away.
 	Stranger *Stranger

@@ -43,7 +43,12 @@ type counting struct {
 func (c counting) Read(p []byte) (int, error) {
 	n, err := c.Reader.Read(p)
 	c.received += int64(n)
-	c.tell(func() string { return fmt.Sprintf("%.1f MiB received", float64(c.received)/(1<<20)) })
+	switch {
+	case c.received >= 1<<20:
+		c.tell(func() string { return fmt.Sprintf("%.1f MiB received", float64(c.received)/(1<<20)) })
+	case c.received >= 1<<10: // less is only that it begins
+		c.tell(func() string { return fmt.Sprintf("%d KiB received", c.received>>10) })
+	}
 	return n, err
 }
 

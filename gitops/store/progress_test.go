@@ -1,6 +1,8 @@
 package store_test
 
 import (
+	"encoding/hex"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"testing"
@@ -15,14 +17,20 @@ import (
 func TestProgress(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
-	tip := hash(t, p.Commit(lab.Commit{Message: "much", Files: map[string]string{"a": strings.Repeat("abc", 1000), "b": "x"}}))
+	little := hash(t, p.Commit(lab.Commit{Message: "little", Files: map[string]string{"b": "x"}}))
+	p.Push("HEAD:little")
+	noise := make([]byte, 20_000)
+	rand.NewChaCha8([32]byte{}).Read(noise)
+	much := hash(t, p.Commit(lab.Commit{Message: "much", Files: map[string]string{"a": hex.EncodeToString(noise)}}))
 	p.Push("HEAD:main")
 	for name, test := range map[string]struct {
+		tip  gitops.Hash
 		pace time.Duration
 		want []string
 	}{
-		"slow":  {0, []string{`^remote: Enumerating objects: \d+, done\.$`, `^\d+\.\d MiB received$`}},
-		"quick": {time.Hour, nil},
+		"slow":        {much, 0, []string{`^remote: Enumerating objects: \d+, done\.$`, `^[1-9]\d* KiB received$`}},
+		"only begins": {little, 0, []string{`^remote: Enumerating objects: \d+, done\.$`}},
+		"quick":       {much, time.Hour, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -30,10 +38,13 @@ func TestProgress(t *testing.T) {
 			var told []string
 			s.Progress = func(line string) { told = append(told, line) }
 			s.Pace(test.pace)
-			if err := s.Fetch(t.Context(), []gitops.Hash{tip}, 1); err != nil {
+			if err := s.Fetch(t.Context(), []gitops.Hash{test.tip}, 1); err != nil {
 				t.Fatal(err)
 			}
 			if len(test.want) == 0 && len(told) > 0 {
+				t.Errorf("told %q", told)
+			}
+			if len(test.want) == 1 && strings.Contains(strings.Join(told, "\n"), "received") {
 				t.Errorf("told %q", told)
 			}
 			for _, want := range test.want {
