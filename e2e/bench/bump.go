@@ -184,14 +184,23 @@ func readSecret(s *stand, dir string) map[string][]byte {
 	return secret
 }
 
-// promote observes all images and then promotes them all at once, as deliveries
-// do whose builds end together.
+// promote bumps images to their source commits of a number.
 func promote(s *stand, f *fleet.Fleet, o order) {
+	var bumps []fleet.Bump
+	for _, image := range o.Images {
+		bumps = append(bumps, bumpOf(image, o.Number))
+	}
+	promoteAll(s, f, bumps)
+}
+
+// promoteAll observes all images and then promotes them all at once, as
+// deliveries do whose builds end together.
+func promoteAll(s *stand, f *fleet.Fleet, bumps []fleet.Bump) {
 	ctx := context.Background()
-	states, errs := make([]fleet.State, len(o.Images)), make([]error, len(o.Images))
+	errs := make([]error, len(bumps))
 	each := func(do func(i int) error) {
 		var all sync.WaitGroup
-		for i := range o.Images {
+		for i := range bumps {
 			all.Go(func() { errs[i] = do(i) })
 		}
 		all.Wait()
@@ -199,14 +208,17 @@ func promote(s *stand, f *fleet.Fleet, o order) {
 			s.must(err)
 		}
 	}
-	each(func(i int) (err error) {
-		states[i], err = f.Promoted(ctx, imageOf(o.Images[i]))
+	each(func(i int) error {
+		on, err := f.Promoted(ctx, bumps[i].Image)
+		if err == nil && on.Entry != nil {
+			bumps[i].Base, bumps[i].BaseBump = on.Entry.Source, on.Entry.Bump
+		}
 		return err
 	})
 	each(func(i int) error {
-		done, err := f.Promote(ctx, bumpOf(o.Images[i], o.Number, states[i]))
+		done, err := f.Promote(ctx, bumps[i])
 		if err == nil && len(done.Changes) != 1 {
-			err = fmt.Errorf("the bump of %s changed %d values", o.Images[i], len(done.Changes))
+			err = fmt.Errorf("the bump of %s changed %d values", bumps[i].Image.Name, len(done.Changes))
 		}
 		return err
 	})
@@ -217,20 +229,16 @@ func imageOf(app string) fleet.Image {
 }
 
 // bumpOf is the bump of an application to its source commit of a number.
-func bumpOf(app string, number int, on fleet.State) fleet.Bump {
+func bumpOf(app string, number int) fleet.Bump {
 	commit := gitops.Commit{
 		Hash: gitops.Hash(sha1.Sum(fmt.Append(nil, app, " ", number))), Subject: fmt.Sprintf("Change number %d", number),
 		Author: gitops.Person{Name: "Dana Developer", Email: "dana@example.com", When: lab.Epoch},
 	}
-	b := fleet.Bump{
+	return fleet.Bump{
 		Image: imageOf(app), SourceURL: "https://git.example.com/apps/" + app + ".git", SourceRef: "refs/heads/master",
 		Commit: commit, Commits: []gitops.Commit{commit},
 		Name: repositoryOf(app), Tag: tagOf(number), Digest: digestOf(app, number), Provenance: digestOf("provenance of "+app, number),
 	}
-	if on.Entry != nil {
-		b.Base, b.BaseBump = on.Entry.Source, on.Entry.Bump
-	}
-	return b
 }
 
 func tagOf(number int) string { return fmt.Sprintf("master-%d", number) }

@@ -28,7 +28,7 @@ const patience = 2 * time.Minute
 // kaniko's own run time is taken away is Towpath's: fetching, the sandbox around
 // kaniko, publishing, sealing, tagging, promoting.
 func measureDelivery(s *stand) []row {
-	seen := &witness{polled: make(chan time.Time, 1), pushed: make(chan time.Time, 1), idle: make(chan struct{}, 1)}
+	seen := newWitness()
 	w := lab.NewWorld(s, lab.WorldOptions{Binary: s.options.towpath, Git: lab.GitOptions{Middleware: seen.wrap}})
 	d := startDaemon(s, w)
 
@@ -80,6 +80,10 @@ type witness struct {
 	polled chan time.Time
 	pushed chan time.Time
 	idle   chan struct{} // every poll of the application
+}
+
+func newWitness() *witness {
+	return &witness{polled: make(chan time.Time, 1), pushed: make(chan time.Time, 1), idle: make(chan struct{}, 1)}
 }
 
 // await looks out for a commit from now on.

@@ -71,16 +71,27 @@ type options struct {
 
 // experiment is one set-up and the rows that are measured in it.
 type experiment struct {
+	table   string
 	name    string
 	measure func(*stand) []row
 }
 
+// The tables that are printed.
+const (
+	onOneMachine = "On one machine"
+	inTheCluster = "In the cluster"
+)
+
 func experiments() []experiment {
 	return []experiment{
-		{"poll", measurePoll},
-		{"bump", measureBump},
-		{"batch", measureBatch},
-		{"delivery", measureDelivery},
+		{onOneMachine, "poll", measurePoll},
+		{onOneMachine, "bump", measureBump},
+		{onOneMachine, "batch", measureBatch},
+		{onOneMachine, "delivery", measureDelivery},
+		{inTheCluster, "chain", measureChain},
+		{inTheCluster, "added", measureAdded},
+		{inTheCluster, "crowd", measureCrowd},
+		{inTheCluster, "idle", measureIdle},
 	}
 }
 
@@ -94,16 +105,21 @@ func names() []string {
 
 func run(s *stand, chosen []string) {
 	machine := describeMachine(s)
-	var rows []row
+	var tables []table
 	for _, e := range experiments() {
-		if slices.Contains(chosen, e.name) {
-			s.say("measuring: %s", e.name)
-			rows = append(rows, e.measure(s)...)
+		if !slices.Contains(chosen, e.name) {
+			continue
 		}
+		s.say("measuring: %s", e.name)
+		if len(tables) == 0 || tables[len(tables)-1].title != e.table {
+			tables = append(tables, table{title: e.table})
+		}
+		last := &tables[len(tables)-1]
+		last.rows = append(last.rows, e.measure(s)...)
 	}
 	if s.options.markdown {
-		printMarkdown(os.Stdout, machine, rows)
+		printMarkdown(os.Stdout, machine, tables)
 		return
 	}
-	printText(os.Stdout, machine, rows)
+	printText(os.Stdout, machine, tables)
 }

@@ -13,6 +13,7 @@ import (
 type stand struct {
 	testing.TB // never called: what the lab uses is below
 	options    options
+	site       *site // nil until an experiment needs a cluster
 	cleanups   []func()
 }
 

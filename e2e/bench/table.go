@@ -67,6 +67,10 @@ func seconds(n float64) string {
 	return fmt.Sprintf("%.2f s", n)
 }
 
+func number(n float64) string { return fmt.Sprintf("%.0f", n) }
+
+func most(m samples) float64 { return slices.Max(m) }
+
 // cells are a row's columns: what, Towpath's figure, what it is compared with
 // and its figure, how many times as much that is, goal, reached.
 func (r row) cells() []string {
@@ -111,21 +115,33 @@ func heading() []string {
 	return []string{"what", "towpath", "against", "ratio", "goal", "reached"}
 }
 
-func printText(out io.Writer, m machine, rows []row) {
-	fmt.Fprintf(out, "%s, %s\n\n", m, time.Now().UTC().Format(time.DateOnly))
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, strings.ToUpper(strings.Join(heading(), "\t")))
-	for _, r := range rows {
-		fmt.Fprintln(table, strings.Join(r.cells(), "\t"))
+// table is what was measured in one setting.
+type table struct {
+	title string
+	rows  []row
+}
+
+func printText(out io.Writer, m machine, tables []table) {
+	fmt.Fprintf(out, "%s, %s\n", m, time.Now().UTC().Format(time.DateOnly))
+	for _, t := range tables {
+		fmt.Fprintf(out, "\n%s\n\n", t.title)
+		lines := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(lines, strings.ToUpper(strings.Join(heading(), "\t")))
+		for _, r := range t.rows {
+			fmt.Fprintln(lines, strings.Join(r.cells(), "\t"))
+		}
+		lines.Flush()
 	}
-	table.Flush()
 	fmt.Fprintln(out, "\nFigures are medians, with the least and the greatest in brackets. Ratio: how many times as much the other needs.")
 }
 
-func printMarkdown(out io.Writer, m machine, rows []row) {
-	fmt.Fprintf(out, "| %s |\n|---|---|---|---|---|---|\n", strings.Join(heading(), " | "))
-	for _, r := range rows {
-		fmt.Fprintf(out, "| %s |\n", strings.Join(r.cells(), " | "))
+func printMarkdown(out io.Writer, m machine, tables []table) {
+	for _, t := range tables {
+		fmt.Fprintf(out, "%s:\n\n| %s |\n|---|---|---|---|---|---|\n", t.title, strings.Join(heading(), " | "))
+		for _, r := range t.rows {
+			fmt.Fprintf(out, "| %s |\n", strings.Join(r.cells(), " | "))
+		}
+		fmt.Fprintln(out)
 	}
-	fmt.Fprintf(out, "\nMedians of several runs side by side (least–greatest), %s, on %s.\n", time.Now().UTC().Format(time.DateOnly), m)
+	fmt.Fprintf(out, "Medians of several runs side by side (least–greatest), %s, on %s.\n", time.Now().UTC().Format(time.DateOnly), m)
 }
