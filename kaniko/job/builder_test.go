@@ -191,6 +191,28 @@ func TestBuild(t *testing.T) {
 	}
 }
 
+// TestResultBeforeThePodsEnd: the result is there when publish has ended, and the
+// second or two that a node takes to clear the pod away are not waited for.
+func TestResultBeforeThePodsEnd(t *testing.T) {
+	t.Parallel()
+	cluster, s, what := world(t)
+	done := run(t.Context(), builder(t, daemon(t, s.Namespace), s), what)
+	pod := cluster.pod(cluster.made(what.Order), nil)
+	fetched := ran(pod, "fetch", 0, "", report(pod, "fetch", kaniko.Report{}))
+	built := ran(pod, "kaniko", 0, "", "")
+	pod = cluster.status(pod, phase(corev1.PodRunning, fetched, built, at(pod, "publish")))
+	<-cluster.quiet()
+	select {
+	case o := <-done:
+		t.Fatalf("it ended while publish was at work: %+v, %v", o.built, o.err)
+	default:
+	}
+	cluster.status(pod, phase(corev1.PodRunning, fetched, built, ran(pod, "publish", 0, "", report(pod, "publish", kaniko.Report{Digest: digest("d"), Size: 1}))))
+	if o := result(t, done); o.err != nil || o.built.Digest != digest("d") {
+		t.Errorf("got %+v, %v", o.built, o.err)
+	}
+}
+
 // reread is a pod as it is now.
 func (s *standin) reread(pod *corev1.Pod) *corev1.Pod {
 	s.t.Helper()

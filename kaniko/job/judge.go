@@ -82,7 +82,22 @@ func judge(job *batchv1.Job, pod *corev1.Pod) verdict {
 	if pod.Status.Phase == corev1.PodFailed {
 		return judgeFailed(pod)
 	}
+	if published(pod) {
+		return verdict{state: succeeded}
+	}
 	return judgeGoing(pod)
+}
+
+// published tells whether the last step has ended well. The pod's own phase says
+// so a second or two later, when the node has cleared away what the pod ran in;
+// nothing about the build changes meanwhile.
+func published(pod *corev1.Pod) bool {
+	steps := statuses(pod)
+	if len(steps) == 0 {
+		return false
+	}
+	last := steps[len(steps)-1]
+	return last.Name == stepPublish && last.State.Terminated != nil && last.State.Terminated.ExitCode == 0
 }
 
 // judgePodless judges a Job that nobody has made a pod for yet.
