@@ -30,7 +30,7 @@ func TestTowpathBuildsItsExecutor(t *testing.T) {
 			}
 		},
 		bases: map[string]v1.Image{
-			"base/golang": lab.Golang(t, lab.GoModules{Of: []string{tools}}),
+			"base/golang": lab.Golang(t, lab.GoModules{Of: []string{tools}, Program: "github.com/chainguard-dev/kaniko/cmd/executor"}),
 			"base/static": lab.Static(t),
 		},
 		args:   map[string]string{"GO_IMAGE": "{base/golang}", "BASE_IMAGE": "{base/static}"},

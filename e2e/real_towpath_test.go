@@ -31,7 +31,7 @@ func TestTowpathBuildsItself(t *testing.T) {
 			}
 		},
 		bases: map[string]v1.Image{
-			"base/golang": lab.Golang(t, lab.GoModules{Of: []string{root}}),
+			"base/golang": lab.Golang(t, lab.GoModules{Of: []string{root}, Program: "./cmd/towpath"}),
 			"base/static": lab.Static(t),
 		},
 		args: map[string]string{

@@ -30,6 +30,7 @@ func Debian(t testing.TB) v1.Image {
 type GoModules struct {
 	Of      []string // directories with a go.mod and a go.sum
 	Network bool     // ask this machine's proxies first, and the image only where that fails
+	Program string   // a package, as the first of these directories names it, whose modules the image has compiled; empty: none
 }
 
 // Golang is a base image as docker.io/library/golang is: Debian with this
@@ -53,14 +54,20 @@ func Golang(t testing.TB, modules GoModules) v1.Image {
 		})
 		a.dir("go", 0o777)
 	})
-	return assemble(t, v1.Config{
+	config := v1.Config{
 		Env: []string{
 			"PATH=/go/bin:/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 			"GOPATH=/go", "GOTOOLCHAIN=local", "GOPROXY=" + strings.Join(proxies, "|"),
 		},
 		WorkingDir: "/go",
 		Cmd:        []string{"bash"},
-	}, debian(t), trust(t), tool, moduleProxy(t, modules.Of))
+	}
+	layers := []v1.Layer{debian(t), trust(t), tool, moduleProxy(t, modules.Of)}
+	if modules.Program != "" {
+		config.Env = append(config.Env, "GOCACHE="+compiledIn)
+		layers = append(layers, compiled(t, modules.Of[0], modules.Program))
+	}
+	return assemble(t, config, layers...)
 }
 
 // Static is a base image for one static program, as distroless/static is:
