@@ -1,6 +1,10 @@
 package job
 
-import "time"
+import (
+	"time"
+
+	"k8s.io/client-go/tools/cache"
+)
 
 // What the tests look at from outside.
 var (
@@ -11,3 +15,8 @@ var (
 
 // Hurry gives builds less time to start than users have.
 func (b *Builder) Hurry(patience time.Duration) { b.patience = patience }
+
+// Steady is how a builder asks what it watches.
+func Steady(listWatch *cache.ListWatch) cache.ListerWatcher {
+	return steady{listWatch, func(error) {}}
+}

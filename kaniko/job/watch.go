@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 )
 
@@ -47,14 +48,12 @@ func open(client kubernetes.Interface, namespace string, concurrency int, log *s
 	s := &sight{log: log, listeners: map[string]map[chan struct{}]struct{}{}}
 	s.turns = turns{limit: concurrency, live: s.live, granted: map[string]struct{}{}}
 	ours := func(options *metav1.ListOptions) { options.LabelSelector = selector }
-	s.jobs = cache.NewSharedIndexInformer(
-		cache.NewFilteredListWatchFromClient(client.BatchV1().RESTClient(), "jobs", namespace, ours),
-		&batchv1.Job{}, 0, cache.Indexers{})
-	s.pods = cache.NewSharedIndexInformer(
-		cache.NewFilteredListWatchFromClient(client.CoreV1().RESTClient(), "pods", namespace, ours),
-		&corev1.Pod{}, 0, cache.Indexers{byController: controllerOf})
-
 	ctx, stop := context.WithCancel(context.Background())
+	watched := func(of rest.Interface, resource string) cache.ListerWatcher {
+		return steady{cache.NewFilteredListWatchFromClient(of, resource, namespace, ours), func(err error) { s.failed(ctx, nil, err) }}
+	}
+	s.jobs = cache.NewSharedIndexInformer(watched(client.BatchV1().RESTClient(), "jobs"), &batchv1.Job{}, 0, cache.Indexers{})
+	s.pods = cache.NewSharedIndexInformer(watched(client.CoreV1().RESTClient(), "pods"), &corev1.Pod{}, 0, cache.Indexers{byController: controllerOf})
 	s.stop = stop
 	for _, informer := range []cache.SharedIndexInformer{s.jobs, s.pods} {
 		_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
@@ -146,8 +145,8 @@ func (s *sight) changed(object any) {
 	s.turns.grant()
 }
 
-// failed is told of every watch that ended in an error. The watches go on by
-// themselves, at growing intervals.
+// failed is told of every question that had no answer, and of every watch that
+// ended in an error. The watches go on by themselves.
 func (s *sight) failed(ctx context.Context, _ *cache.Reflector, err error) {
 	if ctx.Err() != nil {
 		return
