@@ -23,6 +23,7 @@ func TestRights(t *testing.T) {
 	want := map[string][]string{
 		"towpath-builds": {
 			"batch jobs: create delete get list patch watch",
+			"events: list",
 			"pods/log: get",
 			"pods: get list watch",
 		},

@@ -51,6 +51,13 @@ func (r requests) String() string {
 	return fmt.Sprint(r.what)
 }
 
+// of is how often one thing was asked for.
+func (r requests) of(what string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.what[what]
+}
+
 // counted is a configuration whose requests are counted.
 func counted(config *rest.Config) (*rest.Config, requests) {
 	count := requests{all: &atomic.Int64{}, mu: &sync.Mutex{}, what: map[string]int{}}
@@ -71,6 +78,7 @@ func daemon(t *testing.T, namespace string) *rest.Config {
 		{APIGroups: []string{"batch"}, Resources: []string{"jobs"}, Verbs: []string{"get", "list", "watch", "create", "patch", "delete"}},
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get", "list", "watch"}},
 		{APIGroups: []string{""}, Resources: []string{"pods/log"}, Verbs: []string{"get"}},
+		{APIGroups: []string{""}, Resources: []string{"events"}, Verbs: []string{"list"}},
 	}}
 	if _, err := client(t).RbacV1().Roles(namespace).Create(t.Context(), role, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
 		t.Fatal(err)

@@ -21,6 +21,7 @@ var needed = []struct {
 	{"batch", "jobs", "", []string{"get", "list", "watch", "create", "patch", "delete"}},
 	{"", "pods", "", []string{"get", "list", "watch"}},
 	{"", "pods", "log", []string{"get"}},
+	{"", "events", "", []string{"list"}},
 }
 
 // Check returns what keeps builds from running, as far as that can be told

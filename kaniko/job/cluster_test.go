@@ -416,6 +416,73 @@ func TestNeverStarts(t *testing.T) {
 			cluster.gone(what.Order)
 		})
 	}
+	for name, test := range map[string]struct {
+		podless         bool
+		reason, message string
+		want, hint      string // empty: it waits on
+	}{
+		"a secret is missing, and an event says so": {
+			reason: "FailedMount", message: `MountVolume.SetUp failed for volume "git-secret" : secret "git-apps" not found`,
+			want: `its pod cannot be prepared: FailedMount: MountVolume.SetUp failed for volume "git-secret" : secret "git-apps" not found`, hint: "make Secret git-apps in namespace ",
+		},
+		"a ConfigMap is missing": {
+			reason: "FailedMount", message: `MountVolume.SetUp failed for volume "authorities" : configmap "authorities" not found`,
+			want: `configmap "authorities" not found`, hint: "make ConfigMap authorities in namespace ",
+		},
+		"a key is missing": {
+			reason: "FailedMount", message: `MountVolume.SetUp failed for volume "authorities" : configmap references non-existent config key: ca.crt`,
+			want: "non-existent config key: ca.crt", hint: "give it that key",
+		},
+		"the kubelet is slow": {reason: "FailedMount", message: `MountVolume.SetUp failed for volume "git-secret" : failed to sync secret cache: timed out waiting for the condition`},
+		"its pod is refused": {
+			podless: true, reason: "FailedCreate", message: `Error creating: pods "x" is forbidden: error looking up service account ns/build: serviceaccount "build" not found`,
+			want: "no pod is made for it: FailedCreate: Error creating", hint: "ServiceAccount build",
+		},
+		"the quota is used up": {podless: true, reason: "FailedCreate", message: `Error creating: pods "x" is forbidden: exceeded quota: builds`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster, s, what := world(t)
+			config, count := counted(daemon(t, s.Namespace))
+			b := builder(t, config, s)
+			b.Glance(200 * time.Millisecond)
+			done := run(t.Context(), b, what)
+			live := cluster.made(what.Order)
+			about := corev1.ObjectReference{Kind: "Job", Namespace: s.Namespace, Name: live.Name, UID: live.UID}
+			if !test.podless {
+				pod := cluster.pod(live, nil)
+				status := phase(corev1.PodPending, waiting("fetch", "PodInitializing", ""))
+				status.Conditions = []corev1.PodCondition{
+					{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now()},
+					{Type: corev1.PodReadyToStartContainers, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now()},
+				}
+				cluster.status(pod, status)
+				about = corev1.ObjectReference{Kind: "Pod", Namespace: s.Namespace, Name: pod.Name, UID: pod.UID}
+			}
+			_, err := cluster.client.CoreV1().Events(s.Namespace).Create(t.Context(), &corev1.Event{
+				ObjectMeta: metav1.ObjectMeta{GenerateName: "warning-"}, InvolvedObject: about, Type: corev1.EventTypeWarning, Reason: test.reason, Message: test.message,
+			}, metav1.CreateOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if test.want == "" {
+				eventually(t, "two looks at the events", func() bool { return count.of("GET /api/v1/namespaces/"+s.Namespace+"/events") >= 2 })
+				select {
+				case o := <-done:
+					t.Fatalf("it did not wait: %v", o.err)
+				default:
+				}
+				return
+			}
+			o := result(t, done)
+			var fault *kaniko.BuildError
+			var hinted interface{ Hint() string }
+			if o.err == nil || errors.As(o.err, &fault) || !strings.Contains(o.err.Error(), test.want) || !errors.As(o.err, &hinted) || !strings.Contains(hinted.Hint(), test.hint) {
+				t.Errorf("got %v", o.err)
+			}
+			cluster.gone(what.Order)
+		})
+	}
 	t.Run("no node", func(t *testing.T) {
 		t.Parallel()
 		cluster, s, what := world(t)

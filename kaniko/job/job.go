@@ -42,6 +42,7 @@ type Builder struct {
 	settings Settings
 	log      *slog.Logger
 	patience time.Duration // startup, unless a test has less
+	glance   time.Duration // firstLook, unless a test has less
 
 	mu     sync.Mutex
 	sight  *sight // nil while nothing is watched
@@ -92,7 +93,7 @@ func New(client kubernetes.Interface, settings Settings, log *slog.Logger) (*Bui
 	if err := settings.check(); err != nil {
 		return nil, fmt.Errorf("build Jobs: %w", err)
 	}
-	return &Builder{client: client, settings: settings, log: or(log, slog.New(slog.DiscardHandler)), patience: startup, gone: map[types.UID]time.Time{}, unread: map[types.UID]time.Time{}}, nil
+	return &Builder{client: client, settings: settings, log: or(log, slog.New(slog.DiscardHandler)), patience: startup, glance: firstLook, gone: map[types.UID]time.Time{}, unread: map[types.UID]time.Time{}}, nil
 }
 
 // Close ends the watches. Jobs at work go on, and are adopted by whoever asks

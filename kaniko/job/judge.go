@@ -36,7 +36,7 @@ type verdict struct {
 
 // startup is how long a node may take from being given a pod to starting its
 // first container's sandbox. Only a volume that cannot be mounted takes longer:
-// a Secret or ConfigMap that is not there.
+// a Secret or ConfigMap that is not there, which hindered finds out before.
 const startup = 5 * time.Minute
 
 // judge tells how a build stands from its Job and the pod of it, nil if there is
@@ -104,7 +104,7 @@ func published(pod *corev1.Pod) bool {
 func judgePodless() verdict {
 	return verdict{doing: "waits for its pod", late: hinted{
 		fmt.Errorf("no pod was made for it within %s", startup),
-		"see the events of such a Job (kubectl describe job): a quota on pods, an admission policy, or no ServiceAccount " + serviceAccount + " in the namespace",
+		podlessHint,
 	}}
 }
 

@@ -165,6 +165,7 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 	var pod *corev1.Pod // as last seen: what ends a pod may remove it at once
 	met, doing, since := false, "", time.Now()
 	ask := since.Add(unseen)
+	var look looks
 	for {
 		now := time.Now()
 		current := seen.job(live.Namespace, live.Name)
@@ -201,6 +202,7 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 		}
 		if stands.doing != doing {
 			doing, since = stands.doing, now
+			look.begin(now, b.glance)
 			b.log.Debug("build Job "+doing, "job", live.Name)
 			if b.Progress != nil {
 				b.Progress(live.Labels[labelImage] + ": its build " + doing)
@@ -211,8 +213,14 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 			if wait = b.patience - now.Sub(since); wait <= 0 {
 				return verdict{state: broken, err: stands.late}, pod, nil
 			}
+			if look.due(now) {
+				if why := b.hindered(ctx, live, pod); why != nil {
+					return verdict{state: broken, err: why}, pod, nil
+				}
+			}
+			wait = max(min(wait, time.Until(look.next)), time.Millisecond)
 		}
-		if left := time.Until(ask); !met && (wait == 0 || left < wait) {
+		if left := time.Until(ask); !met && (stands.late == nil || left < wait) {
 			wait = left
 		}
 		if err := sleep(ctx, changed, wait); err != nil {
