@@ -70,8 +70,11 @@ type Outcome struct {
 	Promote  *Span     `json:"promote,omitempty"` // of the bump, where this round made one or tried to
 	Branch   string    `json:"branch,omitempty"`  // that the bump was pushed to; empty where there was nothing to change
 	Pushed   string    `json:"pushed,omitempty"`  // head of the branch that Flux applies, after the bump was pushed to it
-	Class    Class     `json:"-"`
-	Err      error     `json:"-"`
+	// Tip is the head of the branch that Flux applies, as this round read it, where
+	// its markers hold the newest promotion.
+	Tip   string `json:"-"`
+	Class Class  `json:"-"`
+	Err   error  `json:"-"`
 }
 
 // Length is how long something took. In JSON it is written as Go and the config

@@ -202,6 +202,9 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 		query.Accept = maps.Clone(query.Accept)
 		maps.DeleteFunc(query.Accept, func(commit gitops.Hash, _ string) bool { return !entry.Accepts(commit) })
 		o.Base, o.Promoted, o.Bump = hash(entry.Source), entry.Ref, hash(entry.Bump)
+		if promoted.Standing == fleet.Holds && !entry.Observed {
+			o.Tip = hash(promoted.Head)
+		}
 	}
 	choice, err := d.Source.Choose(ctx, query)
 	if err != nil {

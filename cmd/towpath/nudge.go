@@ -15,8 +15,11 @@ import (
 
 // nudges ask Flux to pull what was pushed: once for each push, however many
 // images it promoted, beside the rounds and never in their way. Whatever comes
-// of that, the bump is pushed, and Flux pulls it at its next interval: so a
-// process that dies between the two asks nobody again.
+// of that, the bump is pushed, and Flux pulls it at its next interval.
+//
+// A process that dies between the two leaves a push that nobody asked Flux for.
+// So each looks once, for each target, whether Flux has fetched what it finds
+// promoted there when it begins.
 type nudges struct {
 	log        *slog.Logger
 	flux       *flux.Client
@@ -24,12 +27,13 @@ type nudges struct {
 
 	mu      sync.Mutex
 	pushed  map[string]string               // by target: the head that Flux was asked for last
+	looked  map[string]bool                 // by target: whether what was found at the beginning was seen to
 	told    map[types.NamespacedName]string // what was said to be wrong
 	working sync.WaitGroup
 }
 
 func newNudges(log *slog.Logger, client *flux.Client, repository func(string) (types.NamespacedName, bool)) *nudges {
-	return &nudges{log: log, flux: client, repository: repository, pushed: map[string]string{}, told: map[types.NamespacedName]string{}}
+	return &nudges{log: log, flux: client, repository: repository, pushed: map[string]string{}, looked: map[string]bool{}, told: map[types.NamespacedName]string{}}
 }
 
 // nudgePauses are the waits before each attempt; after the last, Flux's own
@@ -43,10 +47,15 @@ const nudgeTimeout = 10 * time.Second
 // applies. The images of a batch were pushed together, up to the same head.
 func (n *nudges) report(ctx context.Context, o reconcile.Outcome) {
 	repository, ok := n.repository(o.Target)
-	if !ok || o.Pushed == "" {
+	if !ok {
+		return
+	}
+	if o.Pushed == "" {
+		n.found(ctx, repository, o)
 		return
 	}
 	n.mu.Lock()
+	n.looked[o.Target] = true
 	again := n.pushed[o.Target] == o.Pushed
 	n.pushed[o.Target] = o.Pushed
 	n.mu.Unlock()
@@ -54,6 +63,33 @@ func (n *nudges) report(ctx context.Context, o reconcile.Outcome) {
 		return
 	}
 	n.working.Go(func() { n.nudge(ctx, repository, o.Target) })
+}
+
+// found sees to what an earlier process promoted: if Flux has not fetched that
+// yet, it is asked to. Somebody else may have pushed since: then Flux is asked
+// for nothing, once.
+func (n *nudges) found(ctx context.Context, repository types.NamespacedName, o reconcile.Outcome) {
+	n.mu.Lock()
+	again := o.Tip == "" || n.looked[o.Target]
+	if !again {
+		n.looked[o.Target] = true
+	}
+	n.mu.Unlock()
+	if again {
+		return
+	}
+	n.working.Go(func() {
+		limited, cancel := context.WithTimeout(ctx, nudgeTimeout)
+		fetched, err := n.flux.Fetched(limited, repository)
+		cancel()
+		if err != nil {
+			n.log.Debug("whether Flux has fetched what was promoted is not known", "target", o.Target, "gitRepository", repository, "error", oneLine(err.Error()))
+			return
+		}
+		if commit, ok := fetched.Commit(); !ok || commit.String() != o.Tip {
+			n.nudge(ctx, repository, o.Target)
+		}
+	})
 }
 
 func (n *nudges) nudge(ctx context.Context, repository types.NamespacedName, target string) {

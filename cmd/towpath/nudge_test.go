@@ -28,12 +28,17 @@ type patches struct {
 	next http.RoundTripper
 	mu   sync.Mutex
 	n    int
+	read int // GitRepositories
 }
 
 func (p *patches) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Method == http.MethodPatch {
 		p.mu.Lock()
 		p.n++
+		p.mu.Unlock()
+	} else {
+		p.mu.Lock()
+		p.read++
 		p.mu.Unlock()
 	}
 	return p.next.RoundTrip(r)
@@ -147,5 +152,48 @@ func TestANudgeOutlivesTheSignal(t *testing.T) {
 	settle(t, n)
 	if asked.count() != 1 {
 		t.Errorf("%d nudges", asked.count())
+	}
+}
+
+// TestWhatNobodyAskedForIsMadeUpFor: a process that begins asks Flux for what is
+// promoted and not fetched yet, once, and asks nothing where it is.
+func TestWhatNobodyAskedForIsMadeUpFor(t *testing.T) {
+	t.Parallel()
+	fetched, pushed := strings.Repeat("a", 40), strings.Repeat("b", 40)
+	done := func(image, tip string) reconcile.Outcome {
+		return reconcile.Outcome{Image: image, Target: "production", State: reconcile.Done, Tip: tip}
+	}
+	for name, test := range map[string]struct {
+		outcomes []reconcile.Outcome
+		want     int
+	}{
+		"fetched":            {[]reconcile.Outcome{done("a", fetched), done("b", fetched)}, 0},
+		"not fetched":        {[]reconcile.Outcome{done("a", pushed), done("b", pushed), done("a", pushed)}, 1},
+		"nothing promoted":   {[]reconcile.Outcome{done("a", ""), done("b", "")}, 0},
+		"promoted meanwhile": {[]reconcile.Outcome{promoted("a", "production", pushed), done("b", pushed)}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			namespace := "made-up-for-" + strings.ReplaceAll(name, " ", "-")
+			n, asked := newNudged(t, namespace, slog.New(slog.DiscardHandler))
+			objects := dynamic.NewForConfigOrDie(lab.ControlPlane(t)).Resource(schema.GroupVersionResource{Group: "source.toolkit.fluxcd.io", Version: "v1", Resource: "gitrepositories"}).Namespace(namespace)
+			repository, err := objects.Get(t.Context(), "fleet", metav1.GetOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			repository.Object["status"] = map[string]any{"artifact": map[string]any{
+				"revision": "main@sha1:" + fetched, "path": "p", "url": "http://source-controller/p", "digest": "sha256:" + strings.Repeat("0", 64), "lastUpdateTime": "2026-01-01T00:00:00Z",
+			}}
+			if _, err := objects.UpdateStatus(t.Context(), repository, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			for _, o := range test.outcomes {
+				n.report(t.Context(), o)
+				settle(t, n)
+			}
+			if asked.count() != test.want || asked.read > 1 {
+				t.Errorf("%d nudges and %d readings, want %d and at most 1", asked.count(), asked.read, test.want)
+			}
+		})
 	}
 }

@@ -55,18 +55,36 @@ func (s Standing) Commit() (commit gitops.Hash, ok bool) {
 // name it as their source. Those of other namespaces are not looked for: that
 // would need a right over the whole cluster. Errors are of type *Error.
 func (c *Client) Applied(ctx context.Context, repository types.NamespacedName) (Applied, error) {
-	object, err := c.objects.Resource(gitRepositories).Namespace(repository.Namespace).Get(ctx, repository.Name, metav1.GetOptions{})
-	var source fluxObject
-	if err == nil {
-		err = source.read(object)
-	}
+	source, err := c.source(ctx, repository)
 	if err != nil {
-		return Applied{}, &Error{"get", "GitRepository", repository, err}
+		return Applied{}, err
 	}
 	applied := Applied{URL: gitops.Line(source.Spec.URL, 300), Branch: gitops.Line(source.Spec.Ref.Branch, 200), Artifact: source.standing(source.Status.Artifact.Revision)}
 
 	applied.Kustomizations, applied.Unknown = c.readers(ctx, repository)
 	return applied, nil
+}
+
+// Fetched is what source-controller has fetched of a GitRepository. It is one
+// request. Errors are of type *Error.
+func (c *Client) Fetched(ctx context.Context, repository types.NamespacedName) (Standing, error) {
+	source, err := c.source(ctx, repository)
+	if err != nil {
+		return Standing{}, err
+	}
+	return source.standing(source.Status.Artifact.Revision), nil
+}
+
+func (c *Client) source(ctx context.Context, repository types.NamespacedName) (*fluxObject, error) {
+	object, err := c.objects.Resource(gitRepositories).Namespace(repository.Namespace).Get(ctx, repository.Name, metav1.GetOptions{})
+	source := &fluxObject{}
+	if err == nil {
+		err = source.read(object)
+	}
+	if err != nil {
+		return nil, &Error{"get", "GitRepository", repository, err}
+	}
+	return source, nil
 }
 
 // readers are the Kustomizations of a GitRepository's namespace that apply it.
