@@ -1,10 +1,18 @@
 package layout
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
@@ -48,4 +56,82 @@ func FuzzDocuments(f *testing.F) {
 			t.Errorf("accepted config %+v", config)
 		}
 	})
+}
+
+// FuzzTimes writes anew what a build may have put into a layer. What comes out is
+// read as what went in, but for times, none of which is later than the commit's;
+// and writing that anew changes nothing more.
+func FuzzTimes(f *testing.F) {
+	at := time.Unix(1_700_000_000, 0)
+	for _, format := range []tar.Format{tar.FormatUSTAR, tar.FormatPAX, tar.FormatGNU} {
+		for _, h := range []tar.Header{
+			{Name: "file", Typeflag: tar.TypeReg, Mode: 0o4755, Uid: 1000, Gid: 1001, Uname: "user", Size: 7},
+			{Name: strings.Repeat("long/", 30) + "name", Typeflag: tar.TypeSymlink, Linkname: "../" + strings.Repeat("x", 120)},
+			{Name: "dev/null", Typeflag: tar.TypeChar, Devmajor: 1, Devminor: 3},
+			{Name: "a/.wh..wh..opq", Typeflag: tar.TypeReg},
+			{Name: "attributes", Typeflag: tar.TypeReg, PAXRecords: map[string]string{"SCHILY.xattr.security.capability": "\x01\x00"}},
+		} {
+			if h.PAXRecords != nil && format != tar.FormatPAX {
+				continue
+			}
+			var out bytes.Buffer
+			h.Format, h.ModTime = format, at.Add(time.Hour)
+			writer := tar.NewWriter(&out)
+			if writer.WriteHeader(&h) != nil {
+				continue // that format has no such thing
+			}
+			_, _ = writer.Write([]byte("content")[:h.Size])
+			_ = writer.Close()
+			f.Add(out.Bytes())
+		}
+	}
+	f.Fuzz(func(t *testing.T, archive []byte) {
+		if _, err := readStamps(bytes.NewReader(archive), newBudget(1<<20)); err != nil {
+			return
+		}
+		var anew, again bytes.Buffer
+		if err := clamp(&anew, bytes.NewReader(archive), at); err != nil {
+			return
+		}
+		before, _ := entriesOf(archive, at)
+		after, newest := entriesOf(anew.Bytes(), at)
+		if diff := cmp.Diff(before, after); diff != "" {
+			t.Errorf("(-before +after):\n%s", diff)
+		}
+		if newest.After(at) {
+			t.Errorf("a time of %s is left", newest)
+		}
+		if err := clamp(&again, bytes.NewReader(anew.Bytes()), at); err != nil || !bytes.Equal(again.Bytes(), anew.Bytes()) {
+			t.Errorf("written anew once more it is another: %v", err)
+		}
+	})
+}
+
+// entriesOf tells what an archive holds, times up to at, and the newest time.
+func entriesOf(archive []byte, at time.Time) (lines []string, newest time.Time) {
+	for reader := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := reader.Next()
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				lines = append(lines, err.Error())
+			}
+			return lines, newest
+		}
+		content, err := io.ReadAll(io.LimitReader(reader, 1<<20))
+		if h.ModTime.After(newest) {
+			newest = h.ModTime
+		}
+		if h.ModTime.After(at) {
+			h.ModTime = at
+		}
+		if h.ModTime.IsZero() {
+			h.ModTime = time.Unix(0, 0) // see clamp
+		}
+		records := maps.Clone(h.PAXRecords)
+		maps.DeleteFunc(records, func(key, _ string) bool {
+			return slices.Contains([]string{"mtime", "atime", "ctime", "path", "linkpath", "uid", "gid", "size", "uname", "gname"}, key)
+		})
+		lines = append(lines, fmt.Sprintf("%q %c %q %o %d:%d %q:%q %d,%d %d %x %v %v %q", h.Name, h.Typeflag, h.Linkname, h.Mode,
+			h.Uid, h.Gid, h.Uname, h.Gname, h.Devmajor, h.Devminor, h.Size, content, err, h.ModTime.UTC(), records))
+	}
 }

@@ -76,16 +76,30 @@ func (l *Layout) Image(ctx context.Context, platform string, commit time.Time, l
 		image.layers[to.Digest] = &layer{descriptor: to, open: open}
 	}
 
-	if image.config, err = json.Marshal(config); err != nil {
-		return nil, fault("config", "it cannot be written anew: %s", brief(err.Error()))
+	if image.config, err = writeAnew("config", config, l.limits.Config); err != nil {
+		return nil, err
 	}
 	sum := sha256.Sum256(image.config)
 	manifest.Config.Size = int64(len(image.config))
 	manifest.Config.Digest = v1.Hash{Algorithm: "sha256", Hex: hex.EncodeToString(sum[:])}
-	if image.manifest, err = json.Marshal(manifest); err != nil {
-		return nil, fault("manifest", "it cannot be written anew: %s", brief(err.Error()))
+	if image.manifest, err = writeAnew("manifest", manifest, l.limits.Manifest); err != nil {
+		return nil, err
 	}
 	return partial.CompressedToImage(image)
+}
+
+// writeAnew writes a document. Some text takes more room in ours than in what was
+// left, and a registry would refuse what is too large without saying whose fault
+// that is.
+func writeAnew(where string, document any, limit int64) ([]byte, error) {
+	text, err := json.Marshal(document)
+	if err != nil {
+		return nil, fault(where, "it cannot be written anew: %s", brief(err.Error()))
+	}
+	if int64(len(text)) > limit {
+		return nil, fault(where, "written anew it is %d bytes large, at most %d are allowed", len(text), limit)
+	}
+	return text, nil
 }
 
 // image is what go-containerregistry makes a v1.Image of.
@@ -159,7 +173,7 @@ func (v *verified) Close() error { return v.from.Close() }
 // checkLayer reads a layer to its end: digest and size as the manifest says,
 // and unpacked digest as the config says. The second spares a cluster an image
 // that no node would unpack. The archive of a layer that this build may have
-// made is read for its times, too.
+// made is read for its times, too. Of every layer what its holes unpack to counts.
 func (l *Layout) checkLayer(ctx context.Context, descriptor v1.Descriptor, diffID v1.Hash, budget *budget, mine bool) (stamps, error) {
 	where := descriptor.Digest.String()
 	content, err := l.openLayer(descriptor)
@@ -174,10 +188,8 @@ func (l *Layout) checkLayer(ctx context.Context, descriptor v1.Descriptor, diffI
 	if err == nil {
 		defer source.Close()
 		read := io.TeeReader(source, io.MultiWriter(unpacked, budget))
-		if mine {
-			found, err = readStamps(read)
-		}
-		if err == nil {
+		found, err = readStamps(read, budget)
+		if err == nil || !mine && errors.Is(err, errNoArchive) {
 			_, err = io.Copy(io.Discard, read)
 		}
 	}
@@ -253,8 +265,15 @@ func newBudget(all int64) *budget {
 }
 
 func (b *budget) Write(p []byte) (int, error) {
-	if b.left.Add(-int64(len(p))) < 0 {
-		return 0, errBudget
+	if err := b.spend(int64(len(p))); err != nil {
+		return 0, err
 	}
 	return len(p), nil
+}
+
+func (b *budget) spend(n int64) error {
+	if n > b.all || b.left.Add(-n) < 0 {
+		return errBudget
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package layout
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -45,11 +46,33 @@ func compressionOf(layer types.MediaType) compression {
 	}
 }
 
+// What a document may hold. Parsed, an empty object takes a hundred times the
+// room that it takes in its document, so a limit on its bytes alone bounds little.
+// Images have some hundred of them.
+const (
+	maxObjects  = 20_000
+	maxElements = 200_000
+)
+
+// parse reads a document that is not made to fill the memory.
+func parse(raw []byte, where string, into any) error {
+	if n := bytes.Count(raw, []byte("{")); n > maxObjects {
+		return fault(where, "it holds %d objects, as no image has; at most %d are allowed", n, maxObjects)
+	}
+	if n := bytes.Count(raw, []byte(",")); n > maxElements {
+		return fault(where, "it holds %d elements, as no image has; at most %d are allowed", n, maxElements)
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fault(where, "it does not parse: %s", brief(err.Error()))
+	}
+	return nil
+}
+
 // parseIndex returns the only entry of an index.
 func parseIndex(raw []byte) (v1.Descriptor, error) {
 	var index v1.IndexManifest
-	if err := json.Unmarshal(raw, &index); err != nil {
-		return v1.Descriptor{}, fault("index.json", "it does not parse: %s", brief(err.Error()))
+	if err := parse(raw, "index.json", &index); err != nil {
+		return v1.Descriptor{}, err
 	}
 	if len(index.Manifests) != 1 {
 		return v1.Descriptor{}, fault("index.json", "it names %d manifests, one was ordered", len(index.Manifests))
@@ -66,8 +89,8 @@ func parseIndex(raw []byte) (v1.Descriptor, error) {
 func parseManifest(raw []byte, mediaType types.MediaType, limits Limits) (v1.Manifest, error) {
 	var manifest v1.Manifest
 	none := v1.Manifest{}
-	if err := json.Unmarshal(raw, &manifest); err != nil {
-		return none, fault("manifest", "it does not parse: %s", brief(err.Error()))
+	if err := parse(raw, "manifest", &manifest); err != nil {
+		return none, err
 	}
 	config, known := configOf(mediaType)
 	switch {
@@ -125,8 +148,8 @@ func checkDescriptor(where string, descriptor v1.Descriptor) error {
 // parseConfig returns the config of an image with so many layers.
 func parseConfig(raw []byte, layers int) (v1.ConfigFile, error) {
 	var config v1.ConfigFile
-	if err := json.Unmarshal(raw, &config); err != nil {
-		return v1.ConfigFile{}, fault("config", "it does not parse: %s", brief(err.Error()))
+	if err := parse(raw, "config", &config); err != nil {
+		return v1.ConfigFile{}, err
 	}
 	if config.RootFS.Type != "layers" && layers > 0 {
 		return v1.ConfigFile{}, fault("config", "its rootfs is of type %s, not layers", quote(types.MediaType(config.RootFS.Type)))

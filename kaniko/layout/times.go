@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -55,17 +56,28 @@ type stamps struct {
 	sparse bool      // there are files with holes, which cannot be written anew as they are
 }
 
-// readStamps reads an archive to its end.
-func readStamps(from io.Reader) (stamps, error) {
+// errNoArchive is what no container runtime would unpack.
+var errNoArchive = errors.New("no archive")
+
+// readStamps reads an archive to its end. What its files with holes unpack to is
+// taken from the budget.
+func readStamps(from io.Reader, budget *budget) (stamps, error) {
 	var found stamps
 	reader := tar.NewReader(from)
 	for {
 		header, err := reader.Next()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, io.EOF):
 			return found, nil
-		}
-		if err != nil {
+		case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong), errors.Is(err, io.ErrUnexpectedEOF):
+			return found, fmt.Errorf("%w: %w", errNoArchive, err)
+		case err != nil:
 			return found, err
+		}
+		if isSparse(header) {
+			if err := budget.spend(header.Size); err != nil {
+				return found, err
+			}
 		}
 		if header.ModTime.After(found.newest) {
 			found.newest = header.ModTime
@@ -92,7 +104,8 @@ func isSparse(header *tar.Header) bool {
 var errAsItIs = errors.New("cannot be written anew")
 
 // clamp copies an archive. Modification times later than at become at, access
-// and change times are left out; all else stays.
+// and change times are left out; all else stays. (The first second of the year 1
+// becomes 1970: archive/tar takes it for no time.)
 func clamp(to io.Writer, from io.Reader, at time.Time) error {
 	sink := &recorder{to: to}
 	reader, writer := tar.NewReader(from), tar.NewWriter(sink)
@@ -109,6 +122,9 @@ func clamp(to io.Writer, from io.Reader, at time.Time) error {
 				header.ModTime = at
 			}
 			header.AccessTime, header.ChangeTime = time.Time{}, time.Time{}
+		}
+		if !owned(header.Uid) || !owned(header.Gid) {
+			return errAsItIs // who reads it makes of that what it likes
 		}
 		header.PAXRecords = maps.Clone(header.PAXRecords)
 		for _, name := range []string{"mtime", "atime", "ctime"} {
@@ -127,6 +143,9 @@ func clamp(to io.Writer, from io.Reader, at time.Time) error {
 	}
 	return writer.Close()
 }
+
+// owned: a file can have this owner.
+func owned(id int) bool { return id >= 0 && id <= math.MaxUint32 }
 
 // recorder tells a header that archive/tar does not write from a writer that
 // failed.
