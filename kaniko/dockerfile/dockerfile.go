@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -193,14 +194,44 @@ func unquote(value string) (string, error) {
 	return value, nil
 }
 
+// Bounds of what variables expand to: a few lines in which each doubles the one
+// before it would otherwise take all memory there is.
+const (
+	maxExpanded  = 64 << 10 // bytes of a value, as of a line
+	maxExpanding = 64 << 20 // bytes that it may come to on the way
+)
+
 // expand replaces variables as kaniko does: always with the default escape.
 func expand(word string, vars map[string]string) (string, error) {
+	tooLong := fmt.Errorf("it expands to more than %d bytes", maxExpanded)
+	if expanding(word, vars) > maxExpanding {
+		return "", tooLong
+	}
 	list := make([]string, 0, len(vars))
 	for name, value := range vars {
 		list = append(list, name+"="+value)
 	}
 	expanded, _, err := shell.NewLex(parser.DefaultEscapeToken).ProcessWord(word, shell.EnvsFromSlice(list))
+	if err == nil && len(expanded) > maxExpanded {
+		return "", tooLong
+	}
 	return expanded, err
+}
+
+// expanding is about how many bytes a word comes to at most while it is expanded.
+func expanding(word string, vars map[string]string) float64 {
+	longest := 0
+	for name, value := range vars {
+		if strings.Contains(word, name) {
+			longest = max(longest, len(value))
+		}
+	}
+	references := float64(strings.Count(word, "$"))
+	if _, braced, found := strings.Cut(word, "${"); found && strings.Contains(braced, "/") {
+		// ${name//pattern/replacement}, where the replacement may hold such again.
+		return math.Pow(float64(longest+len(word)), references)
+	}
+	return references*float64(longest) + float64(len(word))
 }
 
 func line(location []parser.Range) int {

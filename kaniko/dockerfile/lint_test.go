@@ -2,6 +2,7 @@ package dockerfile_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -233,4 +234,33 @@ func FuzzLint(f *testing.F) {
 		}
 		_, _ = dockerfile.Bases(src, build)
 	})
+}
+
+// TestExpansionsAreBounded: variables that hold each other many times over are
+// refused before they take the machine's memory, and a build's own are not.
+func TestExpansionsAreBounded(t *testing.T) {
+	doubling := "ARG a0=xxxxxxxxxxxxxxxx\n"
+	for i := range 60 {
+		doubling += fmt.Sprintf("ARG a%d=${a%d}$a%d\n", i+1, i, i)
+	}
+	long := strings.Repeat("x", 60<<10)
+	for name, test := range map[string]struct{ src, says string }{
+		"doubled":          {doubling + "FROM a\n", "line 14: ARG a13: it expands to more than 65536 bytes"},
+		"doubled, in FROM": {"ARG a=" + long + "\nFROM b:$a$a\n", "expands to more than"},
+		"many times":       {"ARG a=" + long + "\nARG b=" + strings.Repeat("$a", 10_000) + "\nFROM a\n", "ARG b: it expands to more than"},
+		"replaced":         {"ARG a=" + strings.Repeat("x", 30<<10) + "\nARG b=${a//x/${a//x/$a}}\nFROM a\n", "ARG b: it expands to more than"},
+		"long":             {"ARG a=" + long + "\nARG b=$a\nFROM c\n", ""},
+		"usual":            {"ARG V=1.2.3\nARG T=${V//./_}\nFROM c:$T\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := dockerfile.Bases([]byte(test.src), dockerfile.Build{})
+			if test.says == "" && err != nil || test.says != "" && (err == nil || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("got %v, want %q", err, test.says)
+			}
+		})
+	}
+	inside := "FROM c\n" + strings.ReplaceAll(strings.TrimSuffix(doubling, "\n"), "ARG", "ENV") + "\nADD $a60 /x\n"
+	if findings, err := dockerfile.Lint([]byte(inside), dockerfile.Build{}); err != nil {
+		t.Errorf("what kaniko is left with: %v %v", findings, err)
+	}
 }
