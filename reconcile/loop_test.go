@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -142,11 +143,30 @@ func TestANewSnapshotReplacesTheOld(t *testing.T) {
 	})
 }
 
+// TestASourceWithoutAnEndIsGivenUp, and delays nobody meanwhile.
+func TestASourceWithoutAnEndIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		endless, quick := &stubSource{takes: 1000 * time.Hour}, &stubSource{}
+		group := Group{"one", time.Minute, []*Delivery{delivery("endless", endless), delivery("quick", quick)}}
+		outcomes := runLoop(t, 90*time.Minute, group)
+		if n := quick.asked.Load(); n < 80 {
+			t.Errorf("the other one was asked %d times in 90 minutes", n)
+		}
+		at := slices.IndexFunc(outcomes, func(o Outcome) bool { return o.Image == "endless" })
+		if at < 0 {
+			t.Fatal("it was never given up")
+		}
+		if o := outcomes[at]; o.State != Failed || o.Class != Retry || o.Reason != "observe: source: given up after 1h0m0s: context deadline exceeded" {
+			t.Errorf("outcome %+v", o)
+		}
+	})
+}
+
 // TestOnlyTheNewestAreAtWork: what a snapshot before used is let go only when its
 // last round has ended, and not at all by one that is itself replaced.
 func TestOnlyTheNewestAreAtWork(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		long := &stubSource{takes: time.Hour}
+		long := &stubSource{takes: 30 * time.Minute}
 		var settled []string
 		began := time.Now()
 		loop := Loop{Settled: func(groups []Group) {
@@ -166,7 +186,7 @@ func TestOnlyTheNewestAreAtWork(t *testing.T) {
 			}
 		}()
 		loop.Run(ctx, snapshots)
-		if diff := cmp.Diff([]string{"one 0s", "three 1h0m0s"}, settled); diff != "" {
+		if diff := cmp.Diff([]string{"one 0s", "three 30m0s"}, settled); diff != "" {
 			t.Error(diff)
 		}
 	})

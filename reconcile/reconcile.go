@@ -176,6 +176,11 @@ func (d *Delivery) suspended() Outcome {
 	}
 }
 
+// sourcePatience is how long an application repository may take to answer: it
+// takes seconds, but for the first fetch of one that is large and far away. Fleet
+// bounds its own work, which several deliveries share.
+const sourcePatience = time.Hour
+
 // observe asks the target and then the source, since what may be built depends
 // on what was promoted.
 func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source.Choice, error) {
@@ -206,7 +211,12 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 			o.Tip = hash(promoted.Head)
 		}
 	}
-	choice, err := d.Source.Choose(ctx, query)
+	limited, cancel := context.WithTimeout(ctx, sourcePatience)
+	defer cancel()
+	choice, err := d.Source.Choose(limited, query)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("given up after %s: %w", sourcePatience, err)
+	}
 	if err != nil {
 		return promoted, choice, fmt.Errorf("source: %w", err)
 	}

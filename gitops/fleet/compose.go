@@ -60,7 +60,7 @@ func (f *Fleet) compose(ctx context.Context, w *world, batch []*request) (*plan,
 				return nil, unanswered(batch)
 			}
 			if err != nil {
-				r.fail(err)
+				r.fail(f.slow(ctx, err))
 				continue
 			}
 			left = append(left, r)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	"towpath.dev/towpath/gitops"
 )
@@ -16,6 +17,19 @@ import (
 // what is looked at and not what is remembered, so that every copy of Towpath
 // stops at the same place.
 const maxEffort = 1 << 23
+
+// maxTime is how long one reading, one judgement or one attempt to promote may
+// take, whatever the server sends and whatever is in it. All of them take seconds
+// but for the first fetch of a repository, which may be large and far away.
+const maxTime = time.Hour
+
+// slow makes a SlowError of what failed since that time was over.
+func (f *Fleet) slow(ctx context.Context, err error) error {
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return &SlowError{After: f.patience, Err: err}
+	}
+	return err
+}
 
 // perLook is what looking up a marker in a tree of the past costs beside that.
 const perLook = 64

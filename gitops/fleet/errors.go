@@ -3,6 +3,7 @@ package fleet
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"towpath.dev/towpath/gitops"
 )
@@ -105,6 +106,23 @@ func (e *LinkError) Error() string {
 
 // Hint names the config key.
 func (e *LinkError) Hint() string { return "name the real directory in update.path" }
+
+// SlowError: the repository was still being read after a time that no repository
+// takes. The next attempt begins with what has come until then.
+type SlowError struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *SlowError) Error() string {
+	return fmt.Sprintf("given up after %s: %s", e.After, e.Err)
+}
+func (e *SlowError) Unwrap() error { return e.Err }
+
+// Hint says where to look.
+func (e *SlowError) Hint() string {
+	return "the server is slow or the repository is huge: see how long git fetch takes from here; what is read below update.path should be what this target applies"
+}
 
 // ProblemError is a file that could not be edited, so that nothing was left to
 // commit.

@@ -105,7 +105,8 @@ type Fleet struct {
 	// mu guards what follows and the store: one reading or batch at a time.
 	mu        sync.Mutex
 	scanner   *scanner
-	effort    int // of a comparison: maxEffort
+	effort    int           // of a comparison: maxEffort
+	patience  time.Duration // with a reading, a judgement or an attempt: maxTime
 	history   *history
 	verdicts  map[string]verdict // by image: the last judgement and what it depended on
 	lastHead  gitops.Hash        // the branch when it was last read
@@ -154,7 +155,7 @@ func Open(o Options) (*Fleet, error) {
 		return nil, fmt.Errorf("target %s: %w", o.Name, err)
 	}
 	f.store.Progress = o.Progress
-	f.scanner, f.effort = newScanner(), maxEffort
+	f.scanner, f.effort, f.patience = newScanner(), maxEffort, maxTime
 	f.history = newHistory(f.store, f.recordOf)
 	f.life, f.end = context.WithCancel(context.Background())
 	return f, nil

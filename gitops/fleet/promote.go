@@ -96,12 +96,14 @@ func (f *Fleet) settle(ctx context.Context, batch []*request) {
 func (f *Fleet) round(ctx context.Context, batch []*request, last *trial, final bool) (left []*request, next *trial, apart bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, f.patience)
+	defer cancel()
 
 	// Where do branch and ledger stand? Asked anew after every push: its answer
 	// may have been lost, or a lie.
 	w, err := f.start(ctx, last)
 	if err != nil {
-		fail(batch, last.explain(err))
+		fail(batch, last.explain(f.slow(ctx, err)))
 		return nil, nil, false
 	}
 
@@ -156,7 +158,7 @@ func (f *Fleet) confirm(ctx context.Context, w *world, batch []*request) (left [
 		case f.damaged(err):
 			left = append(left, r) // the next round reads anew
 		case err != nil:
-			r.fail(err)
+			r.fail(f.slow(ctx, err))
 		case done != nil:
 			done.Mirror = f.mirror(ctx, w, done.Head)
 			r.succeed(*done)

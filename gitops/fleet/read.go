@@ -54,7 +54,11 @@ const maxMends = 2
 func (f *Fleet) judged(ctx context.Context, w *world, image Image) (s State, damaged bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	s, err = f.state(ctx, w, image)
+	limited, cancel := context.WithTimeout(ctx, f.patience)
+	defer cancel()
+	if s, err = f.state(limited, w, image); ctx.Err() == nil {
+		err = f.slow(limited, err)
+	}
 	return s, f.damaged(err), err
 }
 
@@ -320,7 +324,10 @@ func (r *readings) start(f *Fleet, it *reading) {
 		// Held to the end: a push in between would make this reading old news.
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		if it.world, it.err = f.read(f.life); it.err == nil {
+		ctx, cancel := context.WithTimeout(f.life, f.patience)
+		defer cancel()
+		it.world, it.err = f.read(ctx)
+		if it.err = f.slow(ctx, it.err); it.err == nil {
 			it.world.rewritten, f.rewritten = f.rewritten, "" // its callers are told, once
 		}
 		r.mu.Lock()
