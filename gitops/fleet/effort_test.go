@@ -71,3 +71,57 @@ func TestManyMarkersAreNotFollowedForever(t *testing.T) {
 		t.Errorf("with all of history: %s, want %s", s.Standing, Unfilled)
 	}
 }
+
+// A history of ever so many commits that never touch the marker's file costs
+// nothing to parse, and yet is not looked at without end.
+func TestManyCommitsAreNotLookedAtForever(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	const old = "registry.example.com/apps/podinfo:v0"
+	y.write(old)
+	y.write("registry.example.com/apps/podinfo:v1")
+	for n := range 100 {
+		y.pat.Commit(lab.Commit{Message: "elsewhere", Files: map[string]string{"README.md": fmt.Sprint(n)}, Author: "Pat <pat@example.com>"})
+	}
+	y.pat.Push("HEAD:main")
+	y.promote(y.fleet(), podinfo, 1)
+	y.write(old)
+	const effort = 50 * perLook
+	for _, f := range []*Fleet{y.tired(effort), y.tired(effort)} {
+		if s := y.state(f, podinfo); s.Standing != TakenOver {
+			t.Errorf("%s, want %s", s.Standing, TakenOver)
+		}
+	}
+	if s := y.state(y.fleet(), podinfo); s.Standing != Undone {
+		t.Errorf("with all of history: %s, want %s", s.Standing, Undone)
+	}
+}
+
+// Hundreds of markers that one commit moved are each compared with all that were
+// there before: that counts, too, though not one more file is parsed.
+func TestManyMovesAreNotComparedForever(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	y.promote(y.fleet(), podinfo, 1)
+	const markers = 200
+	many := func(key string) string {
+		var text strings.Builder
+		for i := range markers {
+			fmt.Fprintf(&text, "%s%d: x # {\"$imagepolicy\": \"flux-system:podinfo\"}\n", key, i)
+		}
+		return text.String()
+	}
+	for _, key := range []string{"a", "b"} {
+		y.person("main", lab.Commit{Message: "call them " + key, Files: map[string]string{"clusters/production/many.yaml": many(key)}})
+	}
+	// Two looks for each, and some for the files; and not for each of them the others.
+	const effort = markers*2*perLook + markers*markers/2
+	for _, f := range []*Fleet{y.tired(effort), y.tired(effort)} {
+		if s := y.state(f, podinfo); s.Standing != TakenOver {
+			t.Errorf("%s, want %s", s.Standing, TakenOver)
+		}
+	}
+	if s := y.state(y.fleet(), podinfo); s.Standing != Unfilled {
+		t.Errorf("with all of history: %s, want %s", s.Standing, Unfilled)
+	}
+}

@@ -107,6 +107,17 @@ func (e *LinkError) Error() string {
 // Hint names the config key.
 func (e *LinkError) Hint() string { return "name the real directory in update.path" }
 
+// TooMuchError: below the target's path lies more than is looked through, so that
+// nothing can be said of any of its markers: one that was not seen may be ours.
+type TooMuchError struct{ What string }
+
+func (e *TooMuchError) Error() string { return e.What }
+
+// Hint names the config key.
+func (e *TooMuchError) Hint() string {
+	return "let update.path name what this target applies, or part it into several targets with a path each"
+}
+
 // SlowError: the repository was still being read after a time that no repository
 // takes. The next attempt begins with what has come until then.
 type SlowError struct {

@@ -217,7 +217,7 @@ func (s *scanner) tree(r reader, h gitops.Hash, depth int) (*treeScan, error) {
 		return t, nil
 	}
 	if depth > maxDepth {
-		return nil, fmt.Errorf("more than %d directories inside each other", maxDepth)
+		return nil, &TooMuchError{fmt.Sprintf("more than %d directories inside each other", maxDepth)}
 	}
 	entries, err := r.Tree(h)
 	if err != nil {
@@ -234,10 +234,10 @@ func (s *scanner) tree(r reader, h gitops.Hash, depth int) (*treeScan, error) {
 			return nil, err
 		}
 		if t.files > maxMarked {
-			return nil, fmt.Errorf("more than %d files with markers", maxMarked)
+			return nil, &TooMuchError{fmt.Sprintf("more than %d files with markers", maxMarked)}
 		}
 		if t.names > maxNames {
-			return nil, fmt.Errorf("the names of the files with markers are longer than %d MiB", maxNames>>20)
+			return nil, &TooMuchError{fmt.Sprintf("the names of the files with markers are longer than %d MiB", maxNames>>20)}
 		}
 	}
 	s.trees[h] = t

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -111,5 +112,54 @@ func TestOneFileUnderManyNames(t *testing.T) {
 	y.promote(f, podinfo, 1)
 	if s := y.state(y.fleet(), podinfo); s.Standing != Holds {
 		t.Errorf("a cold cache says %s", s.Standing)
+	}
+}
+
+// A tree with more files than are looked through is an error for its target, with
+// what a person can do about it; a target with a path of its own in the same
+// repository goes on.
+func TestTooManyMarkedFiles(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	blob := y.hashObject("x: y # {\"$imagepolicy\": \"flux-system:other\"}\n")
+	var entries []string
+	for n := range 251 {
+		entries = append(entries, fmt.Sprintf("100644 blob %s\t%d.yaml", blob, n))
+	}
+	leaf, entries := y.mktree(entries...), nil
+	for n := range 200 { // more than 50,000 files
+		entries = append(entries, fmt.Sprintf("40000 tree %s\td%d", leaf, n))
+	}
+	production := y.run("rev-parse", "main:clusters/production")
+	root := y.mktree("40000 tree " + y.mktree("40000 tree "+y.mktree(entries...)+"\tmany", "40000 tree "+production+"\tproduction") + "\tclusters")
+	y.run("update-ref", "refs/heads/main", y.run("commit-tree", "-m", "many", "-p", "main", root))
+
+	_, err := y.fleet(func(o *Options) { o.Path = "clusters" }).Promoted(t.Context(), podinfo)
+	var much *TooMuchError
+	if !errors.As(err, &much) || !strings.Contains(err.Error(), "scan: clusters: more than 50000 files with markers") || !strings.Contains(much.Hint(), "update.path") {
+		t.Errorf("error %v", err)
+	}
+	y.promote(y.fleet(func(o *Options) { o.Path = "clusters/production" }), podinfo, 1)
+}
+
+// Long names of directories inside each other count for every file below them.
+func TestNamesThatAreTooLong(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	blob := y.hashObject("x: y # {\"$imagepolicy\": \"flux-system:other\"}\n")
+	var entries []string
+	for n := range 1000 {
+		entries = append(entries, fmt.Sprintf("100644 blob %s\t%d.yaml", blob, n))
+	}
+	tree := y.mktree(entries...)
+	for range 80 { // twenty thousand bytes before each of a thousand names
+		tree = y.mktree("40000 tree " + tree + "\t" + strings.Repeat("n", 250))
+	}
+	root := y.mktree("40000 tree " + tree + "\tclusters")
+	y.run("update-ref", "refs/heads/main", y.run("commit-tree", "-m", "names", "-p", "main", root))
+	_, err := y.fleet(func(o *Options) { o.Path = "clusters" }).Promoted(t.Context(), podinfo)
+	var much *TooMuchError
+	if !errors.As(err, &much) || !strings.Contains(err.Error(), "longer than 16 MiB") {
+		t.Errorf("error %v", err)
 	}
 }
