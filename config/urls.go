@@ -12,7 +12,8 @@ import (
 type remote struct {
 	scheme   string // http, https or ssh
 	user     string // of ssh alone
-	host     string // lower case, with the port where it is not the scheme's own
+	name     string // of the host: lower case, without a port
+	host     string // the same, with the port where it is not the scheme's own
 	segments []string
 }
 
@@ -40,7 +41,7 @@ func parseRemote(raw string) (remote, error) {
 	if err != nil {
 		return remote{}, errors.New("is no valid URL")
 	}
-	parsed := remote{scheme: strings.ToLower(u.Scheme), host: strings.ToLower(u.Hostname())}
+	parsed := remote{scheme: strings.ToLower(u.Scheme), host: strings.TrimSuffix(strings.ToLower(u.Hostname()), ".")}
 	_, password := u.User.Password()
 	switch {
 	case !slices.Contains([]string{"http", "https", "ssh"}, parsed.scheme):
@@ -59,6 +60,7 @@ func parseRemote(raw string) (remote, error) {
 	if strings.Contains(parsed.host, ":") {
 		parsed.host = "[" + parsed.host + "]"
 	}
+	parsed.name = parsed.host
 	if port := u.Port(); port != "" && port != map[string]string{"http": "80", "https": "443", "ssh": "22"}[parsed.scheme] {
 		parsed.host += ":" + port
 	}

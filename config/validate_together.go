@@ -32,7 +32,8 @@ func (l *loader) together() {
 }
 
 // oneRepository tells whether two URLs lead to the same repository, as far as
-// that shows: by whatever protocol, as whatever user, with or without .git.
+// that shows: by whatever protocol, as whatever user, with or without .git. Of one
+// protocol, another port is another server; of two, each has its own.
 func oneRepository(a, b string) bool {
 	first, err := parseRemote(a)
 	if err != nil {
@@ -43,7 +44,11 @@ func oneRepository(a, b string) bool {
 		return false
 	}
 	place := func(r remote) string {
-		return strings.TrimSuffix(strings.Join(append([]string{r.host}, r.segments...), "/"), ".git")
+		host := r.host
+		if first.scheme != second.scheme {
+			host = r.name
+		}
+		return strings.TrimSuffix(strings.Join(append([]string{host}, r.segments...), "/"), ".git")
 	}
 	return place(first) == place(second)
 }
