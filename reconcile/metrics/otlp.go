@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
 	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
 	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )
@@ -48,11 +49,11 @@ func Asked() bool {
 // Pusher pushes what its Provider's instruments measure.
 type Pusher struct {
 	Provider *metric.MeterProvider
-	errors   *onceInARow
+	errors   *faults
 }
 
 // Push makes a Pusher of what the environment says. What goes wrong later is
-// logged, and not again until something else goes wrong. Close ends it.
+// logged once, see faults. Close ends it.
 func Push(ctx context.Context, version, instance string, log *slog.Logger) (*Pusher, error) {
 	if exporters := strings.Split(os.Getenv(varExporter), ","); exporters[0] != "" && !slices.Contains(exporters, "otlp") {
 		return nil, fmt.Errorf("metrics: %s asks for %q: only otlp is pushed, and nothing listens", varExporter, strings.Join(exporters, ","))
@@ -62,9 +63,9 @@ func Push(ctx context.Context, version, instance string, log *slog.Logger) (*Pus
 	}
 	// The SDK has one of each for the whole process. What it logs may hold the
 	// headers, and with them a credential: nobody is to see that.
-	faults := &onceInARow{log: log}
+	seen := &faults{log: log, told: map[string]bool{}}
 	otel.SetLogger(logr.Discard())
-	otel.SetErrorHandler(faults)
+	otel.SetErrorHandler(seen)
 
 	exporter, err := newExporter(ctx)
 	if err != nil {
@@ -80,10 +81,10 @@ func Push(ctx context.Context, version, instance string, log *slog.Logger) (*Pus
 		log.Warn("metrics: a part of what describes this process is left out", "error", "OTEL_RESOURCE_ATTRIBUTES is not key=value,…")
 	}
 	return &Pusher{metric.NewMeterProvider(
-		metric.WithReader(metric.NewPeriodicReader(exporter)), metric.WithResource(about),
+		metric.WithReader(metric.NewPeriodicReader(watched{exporter, seen})), metric.WithResource(about),
 		// The bound is the config: an image's metrics end with the image.
 		metric.WithCardinalityLimit(0),
-	), faults}, nil
+	), seen}, nil
 }
 
 // Close pushes once more, as long as the context lasts, and ends.
@@ -126,15 +127,47 @@ func checkEndpoint() error {
 	return nil
 }
 
-// onceInARow logs an error, and the same one again only after another.
-type onceInARow struct {
-	log  *slog.Logger
-	mu   sync.Mutex
-	last string
+// faults logs what goes wrong: of an outage, during which no push succeeds, its
+// first error and its end, whatever the others say; of anything else each error
+// once.
+type faults struct {
+	log *slog.Logger
+
+	mu     sync.Mutex
+	outage bool // the last push failed
+	said   bool // and that was logged
+	told   map[string]bool
+}
+
+// maxTold bounds the errors that are remembered: what varies without end is not
+// worth a line each.
+const maxTold = 16
+
+// watched tells faults how each push went.
+type watched struct {
+	metric.Exporter
+	faults *faults
+}
+
+func (w watched) Export(ctx context.Context, measured *metricdata.ResourceMetrics) error {
+	err := w.Exporter.Export(ctx, measured)
+	if !errors.Is(err, context.Canceled) {
+		w.faults.pushed(err == nil)
+	}
+	return err
+}
+
+func (h *faults) pushed(well bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if well && h.said {
+		h.log.Info("metrics are pushed again")
+	}
+	h.outage, h.said = !well, h.said && !well
 }
 
 // Handle implements otel.ErrorHandler.
-func (h *onceInARow) Handle(err error) {
+func (h *faults) Handle(err error) {
 	if errors.Is(err, context.Canceled) {
 		return // a push that Close cut short, and makes anew
 	}
@@ -149,8 +182,13 @@ func (h *onceInARow) Handle(err error) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if text != h.last {
-		h.last = text
-		h.log.Warn("metrics were not pushed", "error", text)
+	switch {
+	case h.outage && h.said, !h.outage && (h.told[text] || len(h.told) == maxTold):
+		return
+	case h.outage:
+		h.said = true
+	default:
+		h.told[text] = true
 	}
+	h.log.Warn("metrics were not pushed", "error", text)
 }

@@ -196,11 +196,16 @@ func TestWhatFailsIsLoggedWithoutSecrets(t *testing.T) {
 	}
 }
 
-// TestACollectorThatIsAwayIsToldOnce: each push fails, and the log has a line.
+// TestACollectorThatIsAwayIsToldOnce: each push fails, in turn for one reason and
+// another, and the log has a line; and one when a push succeeds again. The next
+// time is another.
 func TestACollectorThatIsAwayIsToldOnce(t *testing.T) {
-	tries := make(chan struct{}, 100)
+	const pushes = 8 // the first four fail, one succeeds, the others fail
+	tries, n := make(chan struct{}, 100), 0
 	refuses := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "no", http.StatusForbidden)
+		if n++; n != 5 {
+			http.Error(w, "no", []int{http.StatusForbidden, http.StatusBadRequest}[n%2])
+		}
 		select {
 		case tries <- struct{}{}:
 		default:
@@ -217,14 +222,14 @@ func TestACollectorThatIsAwayIsToldOnce(t *testing.T) {
 	if _, err := New(pusher.Provider, "v1", all, []reconcile.Outcome{round(0, reconcile.Done, one)}); err != nil {
 		t.Fatal(err)
 	}
-	for range 3 {
+	for range pushes {
 		<-tries
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	pusher.Close(ctx)
-	if n := strings.Count(log.String(), "level=WARN"); n != 1 {
-		t.Errorf("%d lines:\n%s", n, log.String())
+	if strings.Count(log.String(), "level=WARN") != 2 || strings.Count(log.String(), "level=INFO") != 1 || !strings.Contains(log.String(), "pushed again") {
+		t.Errorf("logged:\n%s", log.String())
 	}
 }
 
