@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -118,5 +119,29 @@ func TestLogsAreBounded(t *testing.T) {
 	}
 	if logs, _ := filepath.Glob(filepath.Join(b.Dir, "logs", "app-two-*")); len(logs) != 1 {
 		t.Errorf("the other image's log is gone")
+	}
+}
+
+// TestWhatIsTriedAgainHasAHint: where the build is not to blame, and nothing better
+// is known, a person is told that it goes on and where to look.
+func TestWhatIsTriedAgainHasAHint(t *testing.T) {
+	t.Parallel()
+	for said, want := range map[string]string{
+		"error building image: connection reset by peer":                "it is tried again, later each time; the whole output is in ",
+		"error building image: dial tcp 10.0.0.1:443: no route to host": "builder.sandbox.allow",
+		"error building image: UNAUTHORIZED: who are you":               "build.pull.secretRef",
+	} {
+		b, out := newOutput(t)
+		stderr := out.stream(true)
+		fmt.Fprintln(stderr, said)
+		stderr.flush()
+		err := judge(ending{status: 1}, b, out)
+		var hint interface{ Hint() string }
+		if !errors.As(err, &hint) || !strings.Contains(hint.Hint(), want) {
+			t.Errorf("%s: %v; want a hint with %q", said, err, want)
+		}
+		if strings.HasPrefix(want, "it is tried again") && !strings.HasSuffix(hint.Hint(), out.path()) {
+			t.Errorf("the hint names no log: %s", hint.Hint())
+		}
 	}
 }
