@@ -39,7 +39,7 @@ type Source struct {
 	URL    string    `json:"url"`    // without credentials
 	Ref    string    `json:"ref"`    // the full ref the commit was read from
 	Commit string    `json:"commit"` // 40 hexadecimal digits
-	Time   time.Time `json:"time"`   // the commit's own committer time: the mtime of every file and the image's "created"
+	Time   time.Time `json:"time"`   // the commit's own committer time, not before 1970: the mtime of every file and the image's "created", where it can be true
 }
 
 // Destination says where an image goes.

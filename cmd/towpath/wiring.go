@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/gitops"
@@ -190,6 +191,9 @@ func order(builder builder, kanikoArgs []string, image *config.Image, commit git
 		return kaniko.Order{}, err
 	}
 	when := commit.Committer.When
+	if first := time.Unix(0, 0); when.Before(first) {
+		when = first // a date that no commit has, or that does not parse
+	}
 	tag, err := image.Tag(image.Source.Branch, commit.Hash.String(), when)
 	if err != nil {
 		return kaniko.Order{}, err

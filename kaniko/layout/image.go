@@ -23,7 +23,10 @@ import (
 // Image is the layout's image as it is published: for the ordered platform
 // (os/arch[/variant]), with no time in it later than the commit's, and its
 // manifest and config written anew, so that they hold what was understood and
-// nothing else. The same files, config and commit time give the same digest. The
+// nothing else. The same files, config and commit time give the same digest. A
+// commit whose date cannot be true, before 1970 or more than a day ahead of this
+// machine's clock, counts as one of 1970: no time of the day would be later than the
+// year 2099, and all of them would stay. The
 // media types and the base's layers stay as they were; layers of the build that
 // hold other times are compressed anew, at level (0: the default).
 //
@@ -37,7 +40,7 @@ func (l *Layout) Image(ctx context.Context, platform string, commit time.Time, l
 		return nil, fault("config", "it is for %s, ordered was %q", quote(l.config.Platform().String()), platform)
 	}
 	config := *l.config.DeepCopy()
-	at := v1.Time{Time: commit.UTC().Truncate(time.Second)}
+	at := v1.Time{Time: believed(commit, time.Now())}
 	made, entries := madeHere(config, at.Time)
 	config.Created = at
 	for i := range config.History {
@@ -47,7 +50,7 @@ func (l *Layout) Image(ctx context.Context, platform string, commit time.Time, l
 	}
 
 	mine := l.manifest.Layers[len(l.manifest.Layers)-made:]
-	rewriter := newRewriter(l, at.Time, level)
+	rewriter := &rewriter{layout: l, at: at.Time, level: level}
 	anew, err := rewriter.all(ctx, mine)
 	if err != nil {
 		return nil, err
@@ -86,6 +89,16 @@ func (l *Layout) Image(ctx context.Context, platform string, commit time.Time, l
 		return nil, err
 	}
 	return partial.CompressedToImage(image)
+}
+
+// believed is the time that the image of a commit bears, in whole seconds that
+// every format of archive can hold.
+func believed(commit, now time.Time) time.Time {
+	at, first := commit.UTC().Truncate(time.Second), time.Unix(0, 0).UTC()
+	if at.Before(first) || at.After(now.Add(24*time.Hour)) {
+		return first
+	}
+	return at
 }
 
 // writeAnew writes a document. Some text takes more room in ours than in what was

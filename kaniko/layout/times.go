@@ -178,15 +178,6 @@ type rewriter struct {
 	level  int
 }
 
-// newRewriter clamps to whole seconds that every format of archive can hold.
-func newRewriter(l *Layout, commit time.Time, level int) *rewriter {
-	at := commit.UTC().Truncate(time.Second)
-	if at.Before(time.Unix(0, 0)) {
-		at = time.Unix(0, 0).UTC()
-	}
-	return &rewriter{layout: l, at: at, level: level}
-}
-
 // wanted says whether a layer has a time that the commit does not explain.
 func (r *rewriter) wanted(layer v1.Descriptor) bool {
 	found, scanned := r.layout.stamps[layer.Digest]

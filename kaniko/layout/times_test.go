@@ -270,6 +270,46 @@ func TestTimesOfTheDayVanish(t *testing.T) {
 	}
 }
 
+// TestDatesThatCannotBeTrue: whoever gives a commit a date long ago or to come gets
+// the same image at each build all the same, as of 1970. A clock that is somewhat
+// ahead of ours is believed.
+func TestDatesThatCannotBeTrue(t *testing.T) {
+	t.Parallel()
+	first, soon := time.Unix(0, 0).UTC(), time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	for name, c := range map[string]struct{ commit, want time.Time }{
+		"none":        {time.Time{}, first},
+		"1969":        {time.Date(1969, 12, 31, 0, 0, 0, 0, time.UTC), first},
+		"2099":        {time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC), first},
+		"9999":        {time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC), first},
+		"in an hour":  {soon, soon},
+		"an hour ago": {soon.Add(-2 * time.Hour), soon.Add(-2 * time.Hour)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var digests []string
+			for _, now := range []time.Time{soon.Add(time.Minute), soon.Add(90 * time.Minute)} {
+				read, err := layout.Read(t.Context(), built(t, madeBy(t, nil, packed(t, archive(t, everything(now)), types.OCILayer))), layout.Limits{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { read.Close() })
+				image, err := read.Image(t.Context(), "linux/amd64", c.commit, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				digests = append(digests, digestOf(t, image))
+				config, err := image.ConfigFile()
+				if err != nil || !config.Created.Equal(c.want) || !config.History[0].Created.Equal(c.want) {
+					t.Errorf("created %v, %v; want %v", config.Created, err, c.want)
+				}
+			}
+			if digests[0] != digests[1] {
+				t.Errorf("two times of day, two images: %s", digests)
+			}
+		})
+	}
+}
+
 // TestBaseLayersStay: the registry has them already, whatever their times.
 func TestBaseLayersStay(t *testing.T) {
 	t.Parallel()
