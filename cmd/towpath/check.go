@@ -291,7 +291,9 @@ func (c *checker) signer(target *config.Target) finding {
 	}
 	signer, err := trust.LoadSigner(string(key.Type), keys)
 	if err != nil {
-		return findingOf(subject, err)
+		found := findingOf(subject, err)
+		found.Text = strings.TrimPrefix(found.Text, "signing key: ")
+		return found
 	}
 	if end, expires := signer.Expires(); expires && time.Until(end) < soon {
 		return finding{subject, warning, fmt.Sprintf("%s expires on %s", signer.Fingerprint(), end.Format(time.DateOnly)), "make the next key, and keep the public half of this one beside it as former.asc"}

@@ -268,14 +268,16 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 			if err != nil {
 				return nil, err
 			}
-			return trust.LoadSigner(kind, keys)
+			signer, err := trust.LoadSigner(kind, keys)
+			return signer, ofSecret(keyName, err)
 		},
 		Keys: func() (*trust.Keyring, error) {
 			keys, err := secrets.Read(keyName)
 			if err != nil {
 				return nil, err
 			}
-			return trust.OwnKeys(kind, keys)
+			ring, err := trust.OwnKeys(kind, keys)
+			return ring, ofSecret(keyName, err)
 		},
 		Progress: w.progressOf("target " + target.Name),
 		MaxAge:   cfg.Interval / 4,
@@ -290,6 +292,14 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 	}
 	w.fleets[name] = &opened[*fleet.Fleet]{open, remote}
 	return open, nil
+}
+
+// ofSecret tells whose keys an error is about.
+func ofSecret(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("secret %s: %w", name, err)
 }
 
 // progressOf shows how a fetch goes that is about a repository.

@@ -3,7 +3,6 @@ package fleet
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/wire"
@@ -95,7 +94,7 @@ func (f *Fleet) tryPush(ctx context.Context, u wire.Update) error {
 func (f *Fleet) checkSigning(w *world) error {
 	signer, err := f.Signer()
 	if err != nil {
-		return fmt.Errorf("signing key: %w", err)
+		return err // it names the key
 	}
 	p := newPlan(f.store, signer, nil)
 	_, err = f.commit(p, w.tree, w.head, "check\n", f.Author)

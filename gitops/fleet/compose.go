@@ -47,7 +47,7 @@ type chain struct {
 func (f *Fleet) compose(ctx context.Context, w *world, batch []*request) (*plan, []*request) {
 	signer, err := f.Signer()
 	if err != nil {
-		fail(batch, fmt.Errorf("signing key: %w", err))
+		fail(batch, err) // it names the key
 		return nil, nil
 	}
 	for len(batch) > 0 {
