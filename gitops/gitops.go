@@ -97,7 +97,7 @@ func (r Relation) String() string {
 // is cut to at most limit runes (an ellipsis marks the cut; 0: no limit).
 func Line(s string, limit int) string {
 	if limit > 0 && len(s) > 8*utf8.UTFMax*limit {
-		s = s[:8*utf8.UTFMax*limit] // bounds the work that a hostile text can ask for
+		s = strings.Clone(s[:8*utf8.UTFMax*limit]) // bounds the work that a hostile text can ask for, and what is kept of it
 	}
 	clean := strings.Map(func(r rune) rune {
 		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co) {

@@ -36,6 +36,10 @@ type history struct {
 // takes twenty times as long as walking past it.
 const maxCommits = 8_192
 
+// maxParents is how many parents a commit may have to be remembered: a merge has
+// two, and more than these only one that was made to be large.
+const maxParents = 64
+
 // record is what one commit claims in Towpath's trailers, for this target.
 type record struct {
 	Entry
@@ -69,7 +73,9 @@ func (h *history) commit(hash gitops.Hash) (gitops.Commit, error) {
 		clear(h.commits)
 		clear(h.silent)
 	}
-	h.commits[hash] = c
+	if len(c.Parents) <= maxParents {
+		h.commits[hash] = c
+	}
 	return c, nil
 }
 
