@@ -31,7 +31,7 @@ tools: ## install what the tests run against
 .PHONY: test
 test: tools ## all unit and integration tests: real executor, git, registry
 	go test -race -timeout 30m $$(go list ./... | grep -v '/e2e$$')
-	go test -timeout 60m ./e2e # by itself: it has deadlines that users have, too
+	go test -timeout 60m -parallel 3 ./e2e # by itself: it has deadlines that users have, too
 	go test -race -timeout 20m -run 'TestTwoDaemons|TestTwentyPushesInARow|TestReloadDuringBuild' ./e2e
 
 .PHONY: e2e

@@ -19,6 +19,28 @@ import (
 // the registry, is struck by each fault in a promotion of its own. Whatever
 // happened, the next run ends with exactly one right promotion, warm or cold.
 func TestEveryStepEveryFault(t *testing.T) {
+	t.Parallel()
+	const parts = 2 // at once: much of the time is waiting for processes
+	for part := range parts {
+		t.Run(fmt.Sprintf("%d of %d", part+1, parts), func(t *testing.T) {
+			t.Parallel()
+			newTable(t).strike(part, parts)
+		})
+	}
+}
+
+// table is a world whose promotions are struck, one after the other.
+type table struct {
+	t        *testing.T
+	world    *lab.World
+	saboteur *saboteur
+	steps    []string // the requests of a promotion
+	changes  int
+}
+
+// newTable records a promotion that nothing strikes.
+func newTable(t *testing.T) *table {
+	t.Helper()
 	s := &saboteur{}
 	w := lab.NewWorld(t, lab.WorldOptions{
 		Binary: binary,
@@ -32,58 +54,70 @@ func TestEveryStepEveryFault(t *testing.T) {
 	})
 	w.MustRun("run", "--once")
 
-	change := 0
-	next := func() string {
-		change++
-		w.App.Commit(lab.Commit{Message: fmt.Sprintf("Change %d", change), Files: map[string]string{"colour": fmt.Sprintf("shade-%d\n", change)}})
-		w.App.Push("HEAD:master")
-		return w.App.Head()
-	}
-
-	next()
+	b := &table{t: t, world: w, saboteur: s}
+	b.change()
 	s.plan("", "", nil)
 	w.MustRun("run", "--once")
-	steps, _ := s.record()
-	t.Logf("a promotion takes %d requests:\n%s", len(steps), strings.Join(steps, "\n"))
-	if len(steps) < 10 {
-		t.Fatalf("only %d requests were seen: the table would be empty", len(steps))
+	b.steps, _ = s.record()
+	t.Logf("a promotion takes %d requests:\n%s", len(b.steps), strings.Join(b.steps, "\n"))
+	if len(b.steps) < 10 {
+		t.Fatalf("only %d requests were seen: the table would be empty", len(b.steps))
 	}
 	if testing.Short() {
-		steps = steps[len(steps)-4:]
+		b.steps = b.steps[len(b.steps)-4:]
 	}
+	return b
+}
 
-	for _, step := range steps {
+// change pushes a commit to the application and returns it.
+func (b *table) change() string {
+	b.changes++
+	b.world.App.Commit(lab.Commit{Message: fmt.Sprintf("Change %d", b.changes), Files: map[string]string{"colour": fmt.Sprintf("shade-%d\n", b.changes)}})
+	b.world.App.Push("HEAD:master")
+	return b.world.App.Head()
+}
+
+// strike fills every so many cells of the table.
+func (b *table) strike(part, parts int) {
+	cell := 0
+	for _, step := range b.steps {
 		for _, f := range faultsOf(step) {
-			t.Run(fmt.Sprintf("%s %s", step, f), func(t *testing.T) {
-				before := bumps(t, w)
-				commit := next()
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				defer cancel()
-				cmd := w.Command(ctx, "run", "--once")
-				var logs bytes.Buffer
-				cmd.Stdout, cmd.Stderr = &logs, &logs
-				s.plan(step, f, func() { _ = cmd.Process.Kill() })
-				_ = cmd.Run() // it may fail, and where it was killed it must
-				if _, struck := s.record(); !struck {
-					t.Errorf("the step did not come: the recording no longer fits\n%s", logs.String())
-				}
-
-				s.plan("", "", nil)
-				if change%2 == 0 {
-					// Half of the second runs are by a daemon that knows nothing.
-					if err := os.RemoveAll(filepath.Join(w.Dir, "cache")); err != nil {
-						t.Fatal(err)
-					}
-				}
-				again := w.Run("run", "--once")
-				if again.Code != 0 {
-					t.Fatalf("the run after the fault ended with %d\nfirst:\n%s\nsecond:\n%s%s", again.Code, logs.String(), again.Out, again.Err)
-				}
-				promotedOnce(t, w, before, commit)
-			})
+			if cell++; cell%parts != part {
+				continue
+			}
+			cold := cell/parts%2 == 0 // half of the second runs are by a daemon that knows nothing
+			b.t.Run(fmt.Sprintf("%s %s", step, f), func(t *testing.T) { b.cell(t, step, f, cold) })
 		}
 	}
-	intact(t, w)
+	intact(b.t, b.world)
+}
+
+// cell strikes one request of a promotion, and runs again.
+func (b *table) cell(t *testing.T, step string, f fault, cold bool) {
+	before := bumps(t, b.world)
+	commit := b.change()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := b.world.Command(ctx, "run", "--once")
+	var logs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &logs, &logs
+	b.saboteur.plan(step, f, func() { _ = cmd.Process.Kill() })
+	_ = cmd.Run() // it may fail, and where it was killed it must
+	if _, struck := b.saboteur.record(); !struck {
+		t.Errorf("the step did not come: the recording no longer fits\n%s", logs.String())
+	}
+
+	b.saboteur.plan("", "", nil)
+	if cold {
+		if err := os.RemoveAll(filepath.Join(b.world.Dir, "cache")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := b.world.Run("run", "--once")
+	if again.Code != 0 {
+		t.Fatalf("the run after the fault ended with %d\nfirst:\n%s\nsecond:\n%s%s", again.Code, logs.String(), again.Out, again.Err)
+	}
+	promotedOnce(t, b.world, before, commit)
 }
 
 // bumps lists the bump commits on the GitOps branch, newest first.
