@@ -99,12 +99,14 @@ func (b *blobScan) cost() int { return b.weight + perMarker*b.marks }
 type treeScan struct {
 	marked []node // files that mention a marker
 	links  []node // symbolic links that look like YAML
+	ways   []node // other symbolic links, which may lead to directories
 	notes  []Problem
 	dirs   []subtree // those that hold any of these
 
 	files int // marked ones, here and below
 	names int // bytes of their names
 	odd   int // links and notes, here and below; no more than maxNamed+1
+	turns int // ways, here and below; no more than maxNamed
 }
 
 type subtree struct {
@@ -145,7 +147,7 @@ func (s *scanner) view(ctx context.Context, r reader, root gitops.Hash, dir []st
 			return nil, false, fmt.Errorf("%s: %w", gitops.Line(key.path, 200), err)
 		}
 	}
-	if v, err = s.assemble(r, scan, prefix); err != nil {
+	if v, err = s.assemble(r, root, scan, prefix); err != nil {
 		return nil, false, err
 	}
 	if len(s.views) >= maxViews || s.seen > maxSeen {
@@ -262,17 +264,21 @@ func (s *scanner) entry(r reader, t *treeScan, e store.Entry, depth int) error {
 		if err != nil {
 			return err
 		}
-		if sub.files > 0 || sub.odd > 0 {
+		if sub.files > 0 || sub.odd > 0 || sub.turns > 0 {
 			t.dirs = append(t.dirs, subtree{e.Name, sub})
 			t.files += sub.files
 			t.names += sub.names + sub.files*(len(e.Name)+1)
 			t.odd = min(t.odd+sub.odd, maxNamed+1)
+			t.turns = min(t.turns+sub.turns, maxNamed)
 		}
 	case store.ModeSymlink:
 		if isYAML(e.Name) {
 			if t.odd++; t.odd <= maxNamed {
 				t.links = append(t.links, node{e.Name, e.Hash})
 			}
+		} else if len(e.Name) <= maxName && len(t.ways) < maxNamed {
+			t.turns = min(t.turns+1, maxNamed)
+			t.ways = append(t.ways, node{e.Name, e.Hash})
 		}
 	case store.ModeFile, store.ModeExecutable:
 		if !isYAML(e.Name) {

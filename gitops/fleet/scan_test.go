@@ -71,6 +71,31 @@ func TestABombOfLinks(t *testing.T) {
 	y.promote(f, podinfo, 1)
 }
 
+// So they can hold one that does not look like YAML, and might lead to a directory.
+func TestABombOfWays(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	tree := y.mktree("120000 blob " + y.hashObject("elsewhere") + "\tway")
+	for range 10 {
+		var lines []string
+		for i := range 10 {
+			lines = append(lines, fmt.Sprintf("40000 tree %s\td%d", tree, i))
+		}
+		tree = y.mktree(lines...)
+	}
+	blob := y.run("rev-parse", "main:"+podinfoFile)
+	way := y.hashObject("a/d0/d1")
+	production := y.mktree("40000 tree "+tree+"\ta", "100644 blob "+blob+"\tpodinfo.yaml", "120000 blob "+way+"\tway")
+	root := y.mktree("40000 tree " + y.mktree("40000 tree "+production+"\tproduction") + "\tclusters")
+	y.run("update-ref", "refs/heads/main", y.run("commit-tree", "-m", "ways", "-p", "main", root))
+	f := y.fleet()
+	s := y.state(f, podinfo)
+	if len(s.Problems) != 1 || s.Problems[0].File != "clusters/production/way" || !strings.Contains(s.Problems[0].Text, "a symbolic link to a directory") {
+		t.Errorf("problems %+v", s.Problems)
+	}
+	y.promote(f, podinfo, 1)
+}
+
 // One file with many markers can be in a tree under any number of names, and
 // names can be of any length: neither fills the memory. What is too much is left
 // alone and named, and podinfo is promoted all the same.

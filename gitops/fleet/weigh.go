@@ -3,16 +3,19 @@ package fleet
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"maps"
 	"path"
 	"slices"
+	"strings"
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/marker"
+	"towpath.dev/towpath/gitops/store"
 )
 
-func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, error) {
+func (s *scanner) assemble(r reader, root gitops.Hash, scan *treeScan, prefix string) (*view, error) {
 	v := &view{
 		sites: map[marker.Policy][]Found{},
 		files: map[string]gitops.Hash{},
@@ -43,6 +46,16 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 	for _, n := range found.links {
 		v.notes = append(v.notes, Problem{File: path.Join(prefix, n.name), Text: "a symbolic link: never followed, so a marker behind it is not seen here"})
 	}
+	for _, n := range found.ways {
+		file := path.Join(prefix, n.name)
+		inside, err := leadsToDirectory(r, root, file, n.hash)
+		if err != nil {
+			return nil, err
+		}
+		if inside {
+			v.notes = append(v.notes, Problem{File: file, Text: "a symbolic link to a directory: never followed, so a marker behind it is not seen here"})
+		}
+	}
 	for _, p := range found.notes {
 		p.File = path.Join(prefix, p.File)
 		v.notes = append(v.notes, p)
@@ -55,8 +68,8 @@ func (s *scanner) assemble(r reader, scan *treeScan, prefix string) (*view, erro
 
 // gathered is what a tree holds in all, with whole names.
 type gathered struct {
-	marked, links []node
-	notes         []Problem
+	marked, links, ways []node
+	notes               []Problem
 }
 
 // gather goes down where there is something to be found: the bounds of a
@@ -70,6 +83,11 @@ func (g *gathered) gather(t *treeScan, dir string) {
 			g.links = append(g.links, node{dir + n.name, n.hash})
 		}
 	}
+	for _, n := range t.ways {
+		if len(g.ways) < maxNamed {
+			g.ways = append(g.ways, node{dir + n.name, n.hash})
+		}
+	}
 	for _, p := range t.notes {
 		if len(g.links)+len(g.notes) < maxNamed {
 			p.File = dir + p.File
@@ -77,11 +95,38 @@ func (g *gathered) gather(t *treeScan, dir string) {
 		}
 	}
 	for _, sub := range t.dirs {
-		if sub.scan.files > 0 || len(g.links)+len(g.notes) < maxNamed {
+		scan := sub.scan
+		if scan.files > 0 || scan.odd > 0 && len(g.links)+len(g.notes) < maxNamed || scan.turns > 0 && len(g.ways) < maxNamed {
 			g.gather(sub.scan, dir+sub.name+"/")
 		}
 	}
 }
+
+// leadsToDirectory tells whether a symbolic link of the tree leads to a directory of
+// it, by whatever other links.
+func leadsToDirectory(r reader, root gitops.Hash, file string, link gitops.Hash) (bool, error) {
+	to, err := r.Blob(link)
+	if err != nil || len(to) > maxTarget || path.IsAbs(string(to)) {
+		return false, err
+	}
+	at := path.Join(path.Dir(file), string(to))
+	if at == ".." || strings.HasPrefix(at, "../") {
+		return false, nil
+	}
+	var segments []string
+	if at != "." {
+		segments = strings.Split(at, "/")
+	}
+	there, err := resolve(r, root, segments)
+	var further *LinkError
+	if errors.As(err, &further) {
+		return true, nil // or to a file: that is not looked into either
+	}
+	return err == nil && there.Kind() == store.ModeTree, err
+}
+
+// maxTarget is how long the path in a symbolic link may be, as in Linux.
+const maxTarget = 4096
 
 // weigh parts the files that are parsed from those that are left alone so that a
 // tree costs seconds at most, whoever made it: the largest. It goes by the tree
