@@ -26,10 +26,13 @@ type httpTransport struct {
 	base string // the URL that info/refs hangs under, where a redirect moved it
 }
 
-func newHTTPTransport(a address, auth authFunc, insecure bool) *httpTransport {
+func newHTTPTransport(a address, auth authFunc, insecure bool, shared *Connections) *httpTransport {
+	if shared == nil {
+		shared = &Connections{}
+	}
 	return &httpTransport{
 		address:  a,
-		clients:  clients{address: a, auth: auth, insecure: insecure},
+		clients:  clients{address: a, auth: auth, insecure: insecure, connections: shared},
 		patience: patience,
 	}
 }

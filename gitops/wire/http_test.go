@@ -396,3 +396,51 @@ func TestHTTPEmpty(t *testing.T) {
 		}
 	}
 }
+
+// TestHTTPSharedConnections: Remotes of one host share what they have, also with
+// credentials of their own; a client certificate of one's own is a connection of
+// one's own, and who closes takes nothing from the others.
+func TestHTTPSharedConnections(t *testing.T) {
+	t.Parallel()
+	server := lab.NewGit(t, lab.GitOptions{TLS: true})
+	var shared wire.Connections
+	var remotes []*wire.Remote
+	for n := range 20 {
+		url := server.Create(fmt.Sprintf("%d.git", n))
+		fill(t, server.Dir(fmt.Sprintf("%d.git", n)), 1)
+		remotes = append(remotes, dial(t, wire.Options{URL: url, Connections: &shared, Auth: as(git.AuthOptions{
+			CAFile: server.CA.PEM, Username: "ada", Password: fmt.Sprint(n),
+		})}))
+	}
+	refs := func(remote *wire.Remote) {
+		t.Helper()
+		if refs, err := remote.Refs(t.Context(), "refs/heads/main"); err != nil || len(refs) != 1 {
+			t.Errorf("%s: %v, %v", remote.URL(), refs, err)
+		}
+	}
+	for range 2 {
+		for _, remote := range remotes {
+			refs(remote)
+		}
+	}
+	if n := server.Conns(); n != 1 {
+		t.Errorf("%d connections, want 1 that all share", n)
+	}
+	own := git.AuthOptions{CAFile: server.CA.PEM}
+	own.ClientCert, own.ClientKey = server.CA.Issue(t, "own")
+	apart := dial(t, wire.Options{URL: server.RepoURL("0.git"), Connections: &shared, Auth: as(own)})
+	refs(apart)
+	if n := server.Conns(); n != 2 {
+		t.Errorf("%d connections, want 2: a certificate is not shared", n)
+	}
+	for _, remote := range append(remotes[1:], apart) {
+		if err := remote.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	refs(remotes[0])
+	if n := server.Conns(); n != 2 {
+		t.Errorf("%d connections: the one that is still used was closed", n)
+	}
+	refs(remotes[1]) // closed, and used again
+}

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/fluxcd/pkg/git"
@@ -24,15 +23,14 @@ type authFunc = func() (*git.AuthOptions, error)
 // clients gives every request its credential, and the connections that fit the
 // credential's TLS material.
 type clients struct {
-	address  address
-	auth     authFunc
-	insecure bool
+	address     address
+	auth        authFunc
+	insecure    bool
+	connections *Connections
 
-	mu        sync.Mutex
-	transport *http.Transport
-	material  [sha256.Size]byte // of which transport was made
-	wanted    *atomic.Bool      // the server asked transport for a client certificate, and there is none
-	secrets   []string          // what went out lately and must come back in no error
+	mu      sync.Mutex
+	line    *line    // nil: none was needed yet
+	secrets []string // what went out lately and must come back in no error
 }
 
 // prepare adds the credential to a request and gives the transport to send it
@@ -85,29 +83,20 @@ func (c *clients) fitting(auth *git.AuthOptions) (*http.Transport, error) {
 		fmt.Fprintf(sum, "%d:", len(part))
 		sum.Write(part)
 	}
-	material := [sha256.Size]byte(sum.Sum(nil))
+	key := lineKey{c.address.scheme + "://" + c.address.host, [sha256.Size]byte(sum.Sum(nil))}
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.transport != nil && c.material == material {
-		return c.transport, nil
+	if c.line != nil && c.line.key == key {
+		return c.line.transport, nil
 	}
-	config, err := tlsConfig(auth)
+	next, err := c.connections.take(key, func() (*tls.Config, error) { return tlsConfig(auth) })
 	if err != nil {
 		return nil, err
 	}
-	wanted := new(atomic.Bool)
-	if len(config.Certificates) == 0 {
-		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			wanted.Store(true)
-			return &tls.Certificate{}, nil // none: some servers ask and do not insist
-		}
-	}
-	if c.transport != nil {
-		c.transport.CloseIdleConnections()
-	}
-	c.transport, c.material, c.wanted = newTransport(config), material, wanted
-	return c.transport, nil
+	c.connections.drop(c.line)
+	c.line = next
+	return next.transport, nil
 }
 
 // explain says why a request got no answer where the reason is a client
@@ -120,12 +109,14 @@ func (c *clients) explain(err error) error {
 	var op *net.OpError
 	var unverified *tls.CertificateVerificationError
 	const advice = "tls.crt may have expired, or be another authority's than the server trusts"
-	certified := c.transport != nil && len(c.transport.TLSClientConfig.Certificates) > 0
+	if c.line == nil {
+		return err
+	}
+	certified := len(c.line.transport.TLSClientConfig.Certificates) > 0
 	switch {
-	case err == nil && c.wanted != nil:
-		c.wanted.Store(false)
 	case err == nil:
-	case c.wanted != nil && c.wanted.Load():
+		c.line.wanted.Store(false)
+	case c.line.wanted.Load():
 		return hint(fmt.Errorf("the server asks for a client certificate and there is none: %w", err), "put tls.crt and tls.key into the secret")
 	case certified && errors.As(err, &op) && op.Op == "remote error":
 		return hint(fmt.Errorf("the server does not accept the client certificate: %w", err), advice)
@@ -182,9 +173,8 @@ func proxyFromEnvironment(req *http.Request) (*url.URL, error) {
 func (c *clients) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.transport != nil {
-		c.transport.CloseIdleConnections()
-	}
+	c.connections.drop(c.line)
+	c.line = nil
 }
 
 // remember keeps the last few secrets: while one is rotated, answers to the

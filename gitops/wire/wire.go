@@ -41,6 +41,9 @@ type Options struct {
 	// KnownHosts, both mandatory.
 	Auth func() (*git.AuthOptions, error)
 
+	// Connections are shared with others. nil: they are this Remote's own.
+	Connections *Connections
+
 	// MaxPack bounds the bytes that one fetch may bring; 0 stands for 4 GiB.
 	MaxPack int64
 
@@ -98,7 +101,7 @@ func New(o Options) (*Remote, error) {
 	if a.scheme == "ssh" {
 		r.link = newSSHTransport(a, auth)
 	} else {
-		r.link = newHTTPTransport(a, auth, o.Insecure)
+		r.link = newHTTPTransport(a, auth, o.Insecure, o.Connections)
 	}
 	return r, nil
 }
