@@ -18,7 +18,6 @@ import (
 // credential is what a secret gives for one repository.
 type credential struct {
 	auth    authn.Authenticator
-	tls     *tls.Config
 	secrets []string
 }
 
@@ -41,16 +40,14 @@ func (e *secretError) Hint() string {
 	return "a registry secret holds .dockerconfigjson, or username and password, and may hold ca.crt, tls.crt and tls.key"
 }
 
-// credential finds what the secret holds for this repository. A secret that is
-// empty, or whose account is for other hosts, is an error and never anonymous
-// access: whoever names a secret means it. One with certificates alone is
-// meant so.
-func (c *Client) credential(ctx context.Context, secret map[string][]byte) (*credential, error) {
-	fail := func(format string, args ...any) (*credential, error) {
-		return nil, &secretError{name: c.options.SecretName, err: fmt.Errorf(format, args...)}
-	}
-	found := &credential{auth: authn.Anonymous, tls: &tls.Config{MinVersion: tls.VersionTLS12}}
+// wrong says what is wrong with the secret.
+func (c *Client) wrong(format string, args ...any) error {
+	return &secretError{name: c.options.SecretName, err: fmt.Errorf(format, args...)}
+}
 
+// tlsConfig is whom the secret trusts, and the certificate that it shows.
+func (c *Client) tlsConfig(secret map[string][]byte) (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
 	if pem, ok := secret["ca.crt"]; ok {
 		// Beside the system's authorities: tokens and layers often come from
 		// other hosts than the registry's.
@@ -59,23 +56,32 @@ func (c *Client) credential(ctx context.Context, secret map[string][]byte) (*cre
 			pool = x509.NewCertPool()
 		}
 		if !pool.AppendCertsFromPEM(pem) {
-			return fail("ca.crt holds no certificate in PEM form")
+			return nil, c.wrong("ca.crt holds no certificate in PEM form")
 		}
-		found.tls.RootCAs = pool
+		config.RootCAs = pool
 	}
 	certificate, key := secret["tls.crt"], secret["tls.key"]
 	if (certificate == nil) != (key == nil) {
-		return fail("tls.crt and tls.key belong together, one is missing")
+		return nil, c.wrong("tls.crt and tls.key belong together, one is missing")
 	}
 	if certificate != nil {
 		pair, err := tls.X509KeyPair(certificate, key)
 		if err != nil {
 			// The parser's own words never quote a key, and name the mistake.
-			return fail("tls.crt and tls.key: %w", err)
+			return nil, c.wrong("tls.crt and tls.key: %w", err)
 		}
-		found.tls.Certificates = []tls.Certificate{pair}
+		config.Certificates = []tls.Certificate{pair}
 	}
+	return config, nil
+}
 
+// credential finds the account that the secret holds for this repository. A secret that is
+// empty, or whose account is for other hosts, is an error and never anonymous
+// access: whoever names a secret means it. One with certificates alone is
+// meant so.
+func (c *Client) credential(ctx context.Context, secret map[string][]byte) (*credential, error) {
+	fail := func(format string, args ...any) (*credential, error) { return nil, c.wrong(format, args...) }
+	found := &credential{auth: authn.Anonymous}
 	config, hasConfig := secret[".dockerconfigjson"]
 	username, password := trimmed(secret["username"]), trimmed(secret["password"])
 	switch {

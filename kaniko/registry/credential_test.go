@@ -55,7 +55,11 @@ func TestCredential(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			found, err := client.credential(t.Context(), test.secret)
+			_, err = client.line(test.secret)
+			var found *credential
+			if err == nil {
+				found, err = client.credential(t.Context(), test.secret)
+			}
 			if test.fails != "" {
 				var secret *secretError
 				if !errors.As(err, &secret) || !strings.Contains(err.Error(), test.fails) || !strings.Contains(err.Error(), `"push"`) {

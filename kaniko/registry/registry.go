@@ -37,6 +37,9 @@ type Options struct {
 	Secret     func() (map[string][]byte, error)
 	SecretName string // for error texts alone
 
+	// Connections are shared with other clients; nil: they are this one's own.
+	Connections *Connections
+
 	Insecure bool // plain HTTP is allowed; on loopback it always is
 	ReadOnly bool // ask token servers for the right to pull only
 
@@ -60,7 +63,7 @@ type access struct {
 	http      *http.Client
 	transport http.RoundTripper // with the authorisation; go-containerregistry adds none to it
 	secrets   []string          // what must not appear in a text
-	base      *http.Transport
+	guard     *guard
 }
 
 // New makes a client; it dials nothing and reads no secret.
@@ -74,6 +77,9 @@ func New(options Options) (*Client, error) {
 		// It may hold an account, as a URL would, so it is not quoted whole.
 		return nil, fmt.Errorf("repository %q is not host[:port]/path", clean(path.Base(options.Repository), 100))
 	}
+	if options.Connections == nil {
+		options.Connections = &Connections{}
+	}
 	if options.Attempts <= 0 {
 		options.Attempts = 5
 	}
@@ -86,12 +92,12 @@ func New(options Options) (*Client, error) {
 // Repository is the repository's name: host[:port]/path.
 func (c *Client) Repository() string { return c.options.Repository }
 
-// Close drops the connections that are kept.
+// Close drops the connections that are kept. Others that share them dial anew.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current != nil {
-		c.current.base.CloseIdleConnections()
+		c.current.guard.base.CloseIdleConnections()
 		c.current = nil
 	}
 	return nil
@@ -118,8 +124,8 @@ func (c *Client) access(ctx context.Context) (*access, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.current != nil {
-		c.current.base.CloseIdleConnections()
+	if c.current != nil && c.current.guard != made.guard {
+		c.current.guard.base.CloseIdleConnections()
 	}
 	made.key = key
 	c.current = made
@@ -137,11 +143,14 @@ func (c *Client) drop(old *access) {
 }
 
 func (c *Client) login(ctx context.Context, secret map[string][]byte) (*access, error) {
+	trip, err := c.line(secret)
+	if err != nil {
+		return nil, err
+	}
 	credential, err := c.credential(ctx, secret)
 	if err != nil {
 		return nil, err
 	}
-	trip := newGuard(c.repo.Registry, c.options.Insecure, credential.tls)
 	scope := transport.PushScope
 	if c.options.ReadOnly {
 		scope = transport.PullScope
@@ -156,8 +165,24 @@ func (c *Client) login(ctx context.Context, secret map[string][]byte) (*access, 
 		http:      &http.Client{Transport: authorised, CheckRedirect: limitRedirects},
 		transport: authorised,
 		secrets:   credential.secrets,
-		base:      trip.base,
+		guard:     trip,
 	}, nil
+}
+
+// line is the transport for what the secret says of TLS.
+func (c *Client) line(secret map[string][]byte) (*guard, error) {
+	material := maps.Clone(secret)
+	maps.DeleteFunc(material, func(key string, _ []byte) bool {
+		return !slices.Contains([]string{"ca.crt", "tls.crt", "tls.key"}, key)
+	})
+	key := lineKey{c.repo.RegistryStr(), c.options.Insecure, fingerprint(material)}
+	return c.options.Connections.take(key, func() (*guard, error) {
+		config, err := c.tlsConfig(secret)
+		if err != nil {
+			return nil, err
+		}
+		return newGuard(c.repo.Registry, c.options.Insecure, config), nil
+	})
 }
 
 func limitRedirects(_ *http.Request, via []*http.Request) error {
