@@ -43,28 +43,28 @@ const (
 // is removed, and the same order may do better later. When the context is done,
 // Run returns at once and the Job goes on.
 func (b *Builder) Run(ctx context.Context, what Job) (Built, error) {
-	want, err := Render(b.settings, what)
-	if err != nil {
+	if _, err := Render(b.settings, what); err != nil {
 		return Built{}, fmt.Errorf("build Job: %w", err)
 	}
+	name := Name(what.Order)
 	seen, done, err := b.look(ctx)
 	if err != nil {
-		return Built{}, fmt.Errorf("build Job %s: %w", want.Name, err)
+		return Built{}, fmt.Errorf("build Job %s: %w", name, err)
 	}
 	defer done()
 	for range rounds {
-		built, err := b.round(ctx, seen, want)
+		built, err := b.round(ctx, seen, what)
 		if errors.Is(err, errAgain) {
 			continue
 		}
 		var fault *kaniko.BuildError
 		if err != nil && !errors.As(err, &fault) {
-			err = fmt.Errorf("build Job %s: %w", want.Name, err)
+			err = fmt.Errorf("build Job %s: %w", name, err)
 		}
 		return built, err
 	}
 	return Built{}, hinted{
-		fmt.Errorf("build Job %s: another one of that name was in the way %d times", want.Name, rounds),
+		fmt.Errorf("build Job %s: another one of that name was in the way %d times", name, rounds),
 		"see who else makes Jobs in namespace " + b.settings.Namespace,
 	}
 }
@@ -74,7 +74,14 @@ var errAgain = errors.New("again")
 
 // round is the story. Dying anywhere in it leaves a Job, and the next round, here
 // or in another process, goes on with it.
-func (b *Builder) round(ctx context.Context, seen *sight, want *batchv1.Job) (Built, error) {
+//
+// Hundreds may wait at the same time, so while it does nothing is kept but what
+// the watches show: the Job as rendered is rendered again.
+func (b *Builder) round(ctx context.Context, seen *sight, what Job) (Built, error) {
+	want, err := Render(b.settings, what)
+	if err != nil {
+		return Built{}, err
+	}
 	live, release, err := b.obtain(ctx, seen, want)
 	if err != nil {
 		return Built{}, err
@@ -86,12 +93,15 @@ func (b *Builder) round(ctx context.Context, seen *sight, want *batchv1.Job) (Bu
 	if ended := recorded(live); ended != nil {
 		return Built{}, ended
 	}
-	verdict, pod, err := b.await(ctx, seen, live, release)
+	verdict, live, pod, err := b.await(ctx, seen, live, release)
 	if err != nil {
 		return Built{}, err
 	}
 	if verdict.state == broken {
 		return Built{}, b.discard(ctx, live, verdict.err)
+	}
+	if want, err = Render(b.settings, what); err != nil {
+		return Built{}, err
 	}
 	return b.conclude(ctx, want, live, pod)
 }
@@ -157,8 +167,9 @@ func (b *Builder) there(seen *sight, name string) *batchv1.Job {
 	return job
 }
 
-// await waits until the build has ended, one way or another.
-func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, release func()) (verdict, *corev1.Pod, error) {
+// await waits until the build has ended, one way or another, and returns Job and
+// pod as they were then.
+func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, release func()) (verdict, *batchv1.Job, *corev1.Pod, error) {
 	changed, forget := seen.listen(live.Name)
 	defer forget()
 	b.sweep(ctx, seen)
@@ -174,14 +185,14 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 			met, live = true, current
 			release()
 		case met:
-			return verdict{state: broken, err: errDeleted}, pod, nil
+			return verdict{state: broken, err: errDeleted}, live, pod, nil
 		case now.After(ask):
 			gone, err := b.isGone(ctx, live)
 			if err != nil && ctx.Err() == nil {
 				b.log.Debug("a build Job is out of sight", "job", live.Name, "error", err)
 			}
 			if gone {
-				return verdict{state: broken, err: errDeleted}, pod, nil
+				return verdict{state: broken, err: errDeleted}, live, pod, nil
 			}
 			ask = time.Now().Add(unseen)
 		}
@@ -193,12 +204,12 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 			// The two watches are apart by some moments: is there really no pod?
 			last, err := b.podOf(ctx, live)
 			if err != nil {
-				return verdict{}, nil, hintAPI(fmt.Errorf("look for its pod: %w", err))
+				return verdict{}, nil, nil, hintAPI(fmt.Errorf("look for its pod: %w", err))
 			}
 			pod, stands = last, judge(live, last)
 		}
 		if stands.state != going {
-			return stands, pod, nil
+			return stands, live, pod, nil
 		}
 		if stands.doing != doing {
 			doing, since = stands.doing, now
@@ -211,7 +222,7 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 		wait := time.Duration(0)
 		if stands.late != nil {
 			if wait = b.patience - now.Sub(since); wait <= 0 {
-				return verdict{state: broken, err: stands.late}, pod, nil
+				return verdict{state: broken, err: stands.late}, live, pod, nil
 			}
 			if look.due(now) {
 				if why := b.hindered(ctx, live, pod); why != nil {
@@ -224,7 +235,7 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 			wait = left
 		}
 		if err := sleep(ctx, changed, wait); err != nil {
-			return verdict{}, nil, fmt.Errorf("left to itself while it %s: %w", doing, err)
+			return verdict{}, nil, nil, fmt.Errorf("left to itself while it %s: %w", doing, err)
 		}
 	}
 }
