@@ -17,11 +17,12 @@ import (
 // images is where one image of the config is built, kept and sealed: the
 // builder, the registry and the provenance key, as that config names them.
 type images struct {
-	builder  builder
-	secrets  config.Secrets
-	with     credentials // for a build; without push, the standard keychains serve here
-	insecure bool
-	seals    *seal.Images
+	builder     builder
+	secrets     config.Secrets
+	with        credentials // for a build; without push, the standard keychains serve here
+	insecure    bool
+	connections *registry.Connections
+	seals       *seal.Images
 
 	mu     sync.Mutex
 	client *registry.Client
@@ -31,7 +32,7 @@ type images struct {
 func (w *wiring) images(cfg *config.Config, image *config.Image) *images {
 	secrets := config.Secrets{Dir: cfg.Secrets}
 	i := &images{
-		builder: w.builder, secrets: secrets, insecure: image.Destination.Insecure,
+		builder: w.builder, secrets: secrets, insecure: image.Destination.Insecure, connections: &w.registries,
 		with: credentials{
 			git:  cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name),
 			pull: image.Build.Pull.SecretRef.Name,
@@ -54,7 +55,7 @@ func (i *images) registry(repository string) (*registry.Client, error) {
 	if i.client != nil {
 		return i.client, nil
 	}
-	options := registry.Options{Repository: repository, Insecure: i.insecure, SecretName: i.with.push}
+	options := registry.Options{Repository: repository, Insecure: i.insecure, SecretName: i.with.push, Connections: i.connections}
 	if i.with.push != "" {
 		options.Secret = func() (map[string][]byte, error) { return i.secrets.Read(i.with.push) }
 	}

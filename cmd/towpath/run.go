@@ -79,6 +79,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 		return err
 	}
 	defer w.close()
+	w.warm(cfg)
 	w.sweep(ctx)
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)
 
@@ -89,6 +90,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	loop := reconcile.Loop{Report: func(o reconcile.Outcome) { report(o); told.report(o) }, Beat: beat, Settled: w.release}
 	deliveries := newFeed(groups)
 	var watching sync.WaitGroup
+	watching.Go(func() { frugal(ctx) })
 	watching.Go(func() {
 		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) {
 			if err == nil {

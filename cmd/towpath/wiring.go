@@ -24,6 +24,7 @@ import (
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/gitops/wire"
 	"towpath.dev/towpath/kaniko"
+	"towpath.dev/towpath/kaniko/registry"
 	"towpath.dev/towpath/kaniko/seal"
 	"towpath.dev/towpath/reconcile"
 )
@@ -40,11 +41,14 @@ type wiring struct {
 	newest  []reconcile.Group // of it
 	sources map[string]*opened[*source.Repository]
 	fleets  map[string]*opened[*fleet.Fleet]
-	remotes []*wire.Remote // of nothing that is kept here
+	remotes []*wire.Remote   // of nothing that is kept here
+	lines   wire.Connections // that all of them share
 	builds  *reconcile.Builds
 	builder builder
 	built   string // digest of the config's builder that builds and builder were made for
 	keys    seal.Ring
+
+	registries registry.Connections // of all images
 }
 
 // opened is a repository that is open, and the connection that it has.
@@ -323,7 +327,7 @@ func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remot
 	if secret != "" {
 		dir = config.Secrets{Dir: cfg.Secrets}.Directory(secret)
 	}
-	return wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir)})
+	return wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir), Connections: &w.lines})
 }
 
 // release closes the repositories that the config names no more, when nothing
@@ -355,6 +359,16 @@ func closeUnused[T interface{ Close() error }](all map[string]*opened[T], used m
 		}
 	}
 	return errors.Join(faults...)
+}
+
+// warm decrypts the provenance key, if it can be had. That takes 64 MiB for a
+// moment, which are least when there is nothing else yet. What is wrong with the
+// key is told when it is needed.
+func (w *wiring) warm(cfg *config.Config) {
+	secret, err := config.Secrets{Dir: cfg.Secrets}.Read(cfg.Signing.Provenance.SecretRef.Name)
+	if err == nil {
+		_, _ = w.keys.Load(secret)
+	}
 }
 
 // sweep clears what builds on this machine left that died with their daemon.
