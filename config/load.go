@@ -51,7 +51,8 @@ func Load(options Options) (*Config, error) {
 		return nil, err
 	}
 	l.config.settle(l.directory)
-	return &l.config, nil
+	config := l.config // and no pointer into the loader, which knows every line
+	return &config, nil
 }
 
 // loader is one reading of the config.
