@@ -54,8 +54,8 @@ lint: ## gofmt, go vet and golangci-lint
 	$(TOWPATH_TOOLS)/golangci-lint run ./...
 
 .PHONY: bench
-bench: ## measure, side by side with what one would otherwise run (BENCH=-markdown: as a table for the README)
-	@e2e/tools/install sandbox registry shell executor
+bench: ## measure, on this machine and on a node of our own (BENCH="-only crowd,idle -markdown" and the like: e2e/bench)
+	@e2e/tools/install sandbox registry shell executor node flux
 	@$(MAKE) --no-print-directory build
 	@cd e2e/bench && go run . $(BENCH) ../../bin/towpath
 

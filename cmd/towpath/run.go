@@ -79,6 +79,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 		return err
 	}
 	defer w.close()
+	giveBack() // of what reading the config took
 	w.warm(cfg)
 	w.sweep(ctx)
 	g.log.Info("towpath runs", "version", version, "config", cfg.File, "images", len(cfg.Images), "sources", len(groups), "interval", cfg.Interval)

@@ -225,10 +225,12 @@ func (c *crowd) bumps(want map[string]string) (once, extra int) {
 	return once, extra
 }
 
-// rounds counts polls by source.
+// rounds counts polls by source. A poll that finds something new is followed by
+// a fetch at once, which is none.
 type rounds struct {
 	mu    sync.Mutex
 	polls map[string]int
+	last  map[string]time.Time
 }
 
 func (r *rounds) wrap(next http.Handler) http.Handler {
@@ -236,7 +238,10 @@ func (r *rounds) wrap(next http.Handler) http.Handler {
 		next.ServeHTTP(w, request)
 		if repository, ok := strings.CutSuffix(request.URL.Path, "/git-upload-pack"); ok {
 			r.mu.Lock()
-			r.polls[repository]++
+			if now := time.Now(); now.Sub(r.last[repository]) > 10*time.Second {
+				r.polls[repository]++
+				r.last[repository] = now
+			}
 			r.mu.Unlock()
 		}
 	})
@@ -259,7 +264,7 @@ func (r *rounds) fewest(sources int) (n int) {
 // but poll, at the usual interval.
 func measureIdle(s *stand) []row {
 	here := theSite(s)
-	polled := &rounds{polls: map[string]int{}}
+	polled := &rounds{polls: map[string]int{}, last: map[string]time.Time{}}
 	e := here.newEstate(polled.wrap)
 	c := newCrowd(e, idleSources, idleImages, digestOf("an image of before", 0))
 	c.install(time.Minute, "", c.config())

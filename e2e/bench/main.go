@@ -4,10 +4,13 @@
 //
 //	make bench
 //	make bench BENCH=-markdown
+//	make bench BENCH="-only poll,bump,batch,delivery" # on one machine
+//	make bench BENCH="-only chain,added,crowd,idle"   # in the cluster: some twenty minutes
 //
 // Everything is real: git http-backend in a process of its own, the git command,
 // go-git, Flux's libraries, the built towpath with sandbox, executor and
-// registry. Each figure is the median of several runs made in turn with those
+// registry; and in the cluster a Kubernetes node with Flux's controllers, the
+// Deployment of deploy/ and Jobs in which kaniko builds. Each figure is the median of several runs made in turn with those
 // that it is compared with, and stands with its least and its greatest.
 //
 // A machine that does other work as well shows in the figures, so nothing here
