@@ -226,7 +226,7 @@ func (b *Builder) await(ctx context.Context, seen *sight, live *batchv1.Job, rel
 			}
 			if look.due(now) {
 				if why := b.hindered(ctx, live, pod); why != nil {
-					return verdict{state: broken, err: why}, pod, nil
+					return verdict{state: broken, err: why}, live, pod, nil
 				}
 			}
 			wait = max(min(wait, time.Until(look.next)), time.Millisecond)
