@@ -334,31 +334,38 @@ func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remot
 // but these groups is at work. Where the config has changed again meanwhile it
 // closes nothing: the groups of that one follow.
 func (w *wiring) release(atWork []reconcile.Group) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(atWork) != len(w.newest) || len(atWork) > 0 && &atWork[0] != &w.newest[0] {
-		return
-	}
 	used := map[any]bool{}
 	for _, group := range atWork {
 		for _, d := range group.Deliveries {
 			used[d.Source], used[d.Fleet] = true, true
 		}
 	}
-	if err := errors.Join(closeUnused(w.sources, used), closeUnused(w.fleets, used)); err != nil {
-		w.log.Debug("close what the config names no more", "error", err)
+	// Closed without the lock, for which rounds at work wait.
+	for _, closeIt := range w.unused(atWork, used) {
+		if err := closeIt(); err != nil {
+			w.log.Debug("close what the config names no more", "error", err)
+		}
 	}
 }
 
-func closeUnused[T interface{ Close() error }](all map[string]*opened[T], used map[any]bool) error {
-	var faults []error
+func (w *wiring) unused(atWork []reconcile.Group, used map[any]bool) []func() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(atWork) != len(w.newest) || len(atWork) > 0 && &atWork[0] != &w.newest[0] {
+		return nil
+	}
+	return slices.Concat(takeUnused(w.sources, used), takeUnused(w.fleets, used))
+}
+
+// takeUnused takes out what is not used, and returns what closes it.
+func takeUnused[T interface{ Close() error }](all map[string]*opened[T], used map[any]bool) (closers []func() error) {
 	for name, open := range all {
 		if !used[any(open.it)] {
 			delete(all, name)
-			faults = append(faults, open.close())
+			closers = append(closers, open.close)
 		}
 	}
-	return errors.Join(faults...)
+	return closers
 }
 
 // warm decrypts the provenance key, if it can be had. That takes 64 MiB for a
@@ -391,7 +398,9 @@ func (w *wiring) close() error {
 	if jobs, ok := w.builder.(*inCluster); ok {
 		all = append(all, jobs.Close())
 	}
-	all = append(all, closeUnused(w.fleets, nil), closeUnused(w.sources, nil))
+	for _, closeIt := range slices.Concat(takeUnused(w.fleets, nil), takeUnused(w.sources, nil)) {
+		all = append(all, closeIt())
+	}
 	for _, remote := range w.remotes {
 		all = append(all, remote.Close())
 	}
