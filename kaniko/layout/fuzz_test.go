@@ -86,6 +86,7 @@ func FuzzTimes(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, archive []byte) {
+		archive = summed(archive)
 		if _, err := readStamps(bytes.NewReader(archive), newBudget(1<<20)); err != nil {
 			return
 		}
@@ -105,6 +106,25 @@ func FuzzTimes(f *testing.F) {
 			t.Errorf("written anew once more it is another: %v", err)
 		}
 	})
+}
+
+// summed gives every block the checksum that it would have as a header: without it
+// hardly anything that is changed at random is read any further.
+func summed(archive []byte) []byte {
+	archive = bytes.Clone(archive)
+	for at := 0; at+512 <= len(archive); at += 512 {
+		block := archive[at : at+512]
+		if bytes.Count(block, []byte{0}) == len(block) {
+			continue // the end
+		}
+		copy(block[148:156], "        ")
+		sum := 0
+		for _, octet := range block {
+			sum += int(octet)
+		}
+		copy(block[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	}
+	return archive
 }
 
 // entriesOf tells what an archive holds, times up to at, and the newest time.
