@@ -239,7 +239,7 @@ func readDockerfile(step kaniko.Fetch) (warnings []string, bases []dockerfile.Ba
 		return nil, nil, err
 	}
 	defer context.Close()
-	content, err := context.ReadFile(filepath.FromSlash(order.Dockerfile))
+	content, err := readBeginning(context, filepath.FromSlash(order.Dockerfile), dockerfile.MaxSize+1)
 	if err != nil {
 		var place *os.PathError
 		if errors.As(err, &place) {
@@ -267,6 +267,17 @@ func readDockerfile(step kaniko.Fetch) (warnings []string, bases []dockerfile.Ba
 		return warnings, nil, &dockerfileError{order.Dockerfile, err}
 	}
 	return warnings, bases, nil
+}
+
+// readBeginning reads a file of the context, which may be as large as the disk,
+// up to a limit.
+func readBeginning(from *os.Root, name string, limit int64) ([]byte, error) {
+	file, err := from.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, limit))
 }
 
 // pullBases pulls the bases that the config allows to where kaniko looks

@@ -13,7 +13,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
@@ -79,10 +82,23 @@ type stage struct {
 	nodes []*parser.Node // its instructions, FROM first
 }
 
+// MaxSize is how many bytes a Dockerfile may have: ten times what the largest of
+// them have. Parsers, kaniko's among them, take time by the square of its size.
+const MaxSize = 256 << 10
+
+// maxInstructions bounds what is compared with each other: stages, above all.
+const maxInstructions = 5_000
+
 func parse(src []byte, target string) (*source, error) {
+	if len(src) > MaxSize {
+		return nil, &SyntaxError{Err: fmt.Errorf("it is larger than %d KiB", MaxSize>>10)}
+	}
 	parsed, err := parser.Parse(bytes.NewReader(src))
 	if err != nil {
 		return nil, syntaxError(err)
+	}
+	if n := len(parsed.AST.Children); n > maxInstructions {
+		return nil, &SyntaxError{Err: fmt.Errorf("it has %d instructions, at most %d are read", n, maxInstructions)}
 	}
 	stages, args, err := instructions.Parse(parsed.AST, &linter.Linter{})
 	if err != nil {
@@ -136,15 +152,15 @@ func syntaxError(err error) error {
 
 // variables are what kaniko expands FROM with: the defaults of the ARGs before
 // the first FROM, then the build arguments, an empty one counting as none.
-func (d *source) variables(build Build) (map[string]string, error) {
-	given := PlatformArgs(build.Platform, build.Target)
+func (d *source) variables(build Build) (values, error) {
+	given := values(PlatformArgs(build.Platform, build.Target))
 	if given == nil {
-		given = map[string]string{}
+		given = values{}
 	}
 	for name, value := range build.Args {
 		given[name] = value
 	}
-	vars := map[string]string{}
+	vars := values{}
 	for _, command := range d.args {
 		for _, arg := range command.Args {
 			if arg.Value == nil {
@@ -154,7 +170,7 @@ func (d *source) variables(build Build) (map[string]string, error) {
 			if err != nil {
 				return nil, &SyntaxError{Line: line(command.Location()), Err: fmt.Errorf("ARG %s: %w", arg.Key, err)}
 			}
-			if value, err = expand(value, overlay(vars, given)); err != nil {
+			if value, err = expand(value, layered{above: given, below: vars}); err != nil {
 				return nil, &SyntaxError{Line: line(command.Location()), Err: fmt.Errorf("ARG %s: %w", arg.Key, err)}
 			}
 			vars[arg.Key] = value
@@ -166,16 +182,6 @@ func (d *source) variables(build Build) (map[string]string, error) {
 		}
 	}
 	return vars, nil
-}
-
-func overlay(below, above map[string]string) map[string]string {
-	both := make(map[string]string, len(below)+len(above))
-	for _, layer := range []map[string]string{below, above} {
-		for name, value := range layer {
-			both[name] = value
-		}
-	}
-	return both
 }
 
 // unquote takes one pair of quotes off, as kaniko does with a default.
@@ -202,29 +208,54 @@ const (
 )
 
 // expand replaces variables as kaniko does: always with the default escape.
-func expand(word string, vars map[string]string) (string, error) {
+func expand(word string, vars env) (string, error) {
 	tooLong := fmt.Errorf("it expands to more than %d bytes", maxExpanded)
 	if expanding(word, vars) > maxExpanding {
 		return "", tooLong
 	}
-	list := make([]string, 0, len(vars))
-	for name, value := range vars {
-		list = append(list, name+"="+value)
-	}
-	expanded, _, err := shell.NewLex(parser.DefaultEscapeToken).ProcessWord(word, shell.EnvsFromSlice(list))
+	expanded, _, err := shell.NewLex(parser.DefaultEscapeToken).ProcessWord(word, vars)
 	if err == nil && len(expanded) > maxExpanded {
 		return "", tooLong
 	}
 	return expanded, err
 }
 
+// env looks variables up where they are: a file may have as many as it has words,
+// and copying them for each takes the square of that.
+type env interface{ shell.EnvGetter }
+
+// values is an env of its own.
+type values map[string]string
+
+func (v values) Get(name string) (string, bool) {
+	value, found := v[name]
+	return value, found
+}
+
+func (v values) Keys() []string { return slices.Collect(maps.Keys(v)) }
+
+// layered is one env over another.
+type layered struct{ above, below values }
+
+func (l layered) Get(name string) (string, bool) {
+	if value, found := l.above[name]; found {
+		return value, true
+	}
+	return l.below.Get(name)
+}
+
+func (l layered) Keys() []string { return append(l.above.Keys(), l.below.Keys()...) }
+
+// reference is how a word names a variable: kaniko's names have letters of every
+// script, and one that begins with a digit is digits alone.
+var reference = regexp.MustCompile(`\$\{?(\p{Nd}+|[\pL\p{Nd}_]+)`)
+
 // expanding is about how many bytes a word comes to at most while it is expanded.
-func expanding(word string, vars map[string]string) float64 {
+func expanding(word string, vars env) float64 {
 	longest := 0
-	for name, value := range vars {
-		if strings.Contains(word, name) {
-			longest = max(longest, len(value))
-		}
+	for _, name := range reference.FindAllStringSubmatch(word, -1) {
+		value, _ := vars.Get(name[1])
+		longest = max(longest, len(value))
 	}
 	references := float64(strings.Count(word, "$"))
 	if _, braced, found := strings.Cut(word, "${"); found && strings.Contains(braced, "/") {

@@ -39,7 +39,7 @@ func Lint(src []byte, build Build) ([]Finding, error) {
 	findings := directives(src, d.escape)
 	result := d.result(vars)
 	for i, s := range d.stages {
-		l := stageLint{build: build, final: result[i], vars: vars, known: map[string]string{}}
+		l := stageLint{build: build, final: result[i], vars: vars, known: values{}}
 		for _, node := range s.nodes {
 			l.node(node)
 		}
@@ -75,7 +75,7 @@ func directives(src []byte, escape rune) []Finding {
 
 // result tells the stages whose files end up in the image: the one that is
 // built and those it derives from.
-func (d *source) result(vars map[string]string) map[int]bool {
+func (d *source) result(vars values) map[int]bool {
 	result := map[int]bool{}
 	for at := len(d.stages) - 1; at >= 0; {
 		result[at] = true
@@ -98,9 +98,9 @@ func (d *source) result(vars map[string]string) map[int]bool {
 // stageLint goes through the instructions of one stage.
 type stageLint struct {
 	build    Build
-	final    bool              // what the stage writes is in the image
-	vars     map[string]string // for FROM, and for an ARG that repeats one of them
-	known    map[string]string // ARG and ENV so far
+	final    bool   // what the stage writes is in the image
+	vars     values // for FROM, and for an ARG that repeats one of them
+	known    values // ARG and ENV so far
 	findings []Finding
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -245,12 +246,14 @@ func TestExpansionsAreBounded(t *testing.T) {
 	}
 	long := strings.Repeat("x", 60<<10)
 	for name, test := range map[string]struct{ src, says string }{
-		"doubled":          {doubling + "FROM a\n", "line 14: ARG a13: it expands to more than 65536 bytes"},
-		"doubled, in FROM": {"ARG a=" + long + "\nFROM b:$a$a\n", "expands to more than"},
-		"many times":       {"ARG a=" + long + "\nARG b=" + strings.Repeat("$a", 10_000) + "\nFROM a\n", "ARG b: it expands to more than"},
-		"replaced":         {"ARG a=" + strings.Repeat("x", 30<<10) + "\nARG b=${a//x/${a//x/$a}}\nFROM a\n", "ARG b: it expands to more than"},
-		"long":             {"ARG a=" + long + "\nARG b=$a\nFROM c\n", ""},
-		"usual":            {"ARG V=1.2.3\nARG T=${V//./_}\nFROM c:$T\n", ""},
+		"doubled":           {doubling + "FROM a\n", "line 14: ARG a13: it expands to more than 65536 bytes"},
+		"doubled, in FROM":  {"ARG a=" + long + "\nFROM b:$a$a\n", "expands to more than"},
+		"many times":        {"ARG a=" + long + "\nARG b=" + strings.Repeat("$a", 10_000) + "\nFROM a\n", "ARG b: it expands to more than"},
+		"of another script": {"ARG ö=" + long + "\nARG b=" + strings.Repeat("$ö", 10_000) + "\nFROM a\n", "ARG b: it expands to more than"},
+		"by number":         {"ARG 1=" + long + "\nARG b=" + strings.Repeat("$1x", 10_000) + "\nFROM a\n", "ARG b: it expands to more than"},
+		"replaced":          {"ARG a=" + strings.Repeat("x", 30<<10) + "\nARG b=${a//x/${a//x/$a}}\nFROM a\n", "ARG b: it expands to more than"},
+		"long":              {"ARG a=" + long + "\nARG b=$a\nFROM c\n", ""},
+		"usual":             {"ARG V=1.2.3\nARG T=${V//./_}\nFROM c:$T\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := dockerfile.Bases([]byte(test.src), dockerfile.Build{})
@@ -262,5 +265,39 @@ func TestExpansionsAreBounded(t *testing.T) {
 	inside := "FROM c\n" + strings.ReplaceAll(strings.TrimSuffix(doubling, "\n"), "ARG", "ENV") + "\nADD $a60 /x\n"
 	if findings, err := dockerfile.Lint([]byte(inside), dockerfile.Build{}); err != nil {
 		t.Errorf("what kaniko is left with: %v %v", findings, err)
+	}
+}
+
+// What somebody commits takes seconds at most, however it is written: it is read
+// before the build, whose bounds do not hold here.
+func TestReadingIsBounded(t *testing.T) {
+	const size = 16 << 20
+	lines := func(size int, line func(i int) string) string {
+		var b strings.Builder
+		for i := 0; b.Len() < size; i++ {
+			b.WriteString(line(i))
+		}
+		return b.String()
+	}
+	variable := func(i int) string { return fmt.Sprintf("ARG a%d=$a%d\n", i, i-1) }
+	for name, test := range map[string]struct{ src, says string }{
+		"large":                  {"FROM a\n" + strings.Repeat("# x\n", size/4), "larger than 256 KiB"},
+		"nested without end":     {"ARG A=" + strings.Repeat("${x:-\\\n", size/8) + "y" + strings.Repeat("}\\\n", size/8) + "\nFROM $A\n", "larger than 256 KiB"},
+		"as many variables":      {lines(dockerfile.MaxSize-100, variable) + "FROM a\n", "instructions, at most 5000"},
+		"many variables":         {lines(30<<10, variable) + "FROM a\n" + lines(30<<10, variable), ""},
+		"many variables at once": {"FROM a\nENV" + lines(dockerfile.MaxSize-100, func(i int) string { return fmt.Sprintf(" a%d=$a%d\\\n", i, i-1) }) + " z=1\n", ""},
+		"many stages":            {lines(120<<10, func(i int) string { return fmt.Sprintf("FROM a%d AS a%d\n", i, i+1) }), "instructions, at most 5000"},
+		"triggers of triggers":   {"FROM a\n" + strings.Repeat("ONBUILD \\\n", dockerfile.MaxSize/10-10) + "RUN x\n", "ONBUILD ONBUILD"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Now()
+			_, err := dockerfile.Lint([]byte(test.src), dockerfile.Build{Platform: "linux/amd64"})
+			if test.says == "" && err != nil || test.says != "" && (err == nil || !strings.Contains(err.Error(), test.says)) {
+				t.Errorf("got %v, want %q", err, test.says)
+			}
+			if took := time.Since(began); took > time.Minute {
+				t.Errorf("it took %s", took)
+			}
+		})
 	}
 }
