@@ -2,11 +2,14 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/template"
+	tree "text/template/parse"
 	"time"
 	"unicode"
 )
@@ -57,19 +60,84 @@ func (t *Target) PushBranch(image string) (string, error) {
 	return render(t.Git.Push.Branch, struct{ Image string }{image})
 }
 
+// Bounds of a template that makes a name. It has no loops and no templates of its
+// own, so it ends, and what it makes on the way is bounded as its result is.
+const (
+	maxTemplate = 512  // bytes of it
+	maxName     = 1024 // bytes of what it makes
+)
+
 // render executes a template without any functions but Go's own, and bounds
 // what comes of it.
 func render(text string, data any) (string, error) {
-	parsed, err := template.New("").Option("missingkey=error").Parse(text)
+	if len(text) > maxTemplate {
+		return "", fmt.Errorf("is a template of more than %d bytes", maxTemplate)
+	}
+	parsed, err := template.New("").Option("missingkey=error").Funcs(boundedFunctions()).Parse(text)
 	if err != nil {
 		return "", errors.New(templateError(err))
 	}
-	out := bounded{left: 1024}
+	for _, t := range parsed.Templates() {
+		if err := endless(t.Root); err != nil {
+			return "", err
+		}
+	}
+	out := bounded{left: maxName}
 	if err := parsed.Execute(&out, data); err != nil {
 		return "", errors.New(templateError(err))
 	}
 	return out.String(), nil
 }
+
+// endless refuses what could keep a template busy for ever: nobody can interrupt
+// one.
+func endless(list *tree.ListNode) error {
+	if list == nil {
+		return nil
+	}
+	var faults []error
+	for _, node := range list.Nodes {
+		switch n := node.(type) {
+		case *tree.RangeNode:
+			return errors.New("loops ({{ range }}), as no name needs to")
+		case *tree.TemplateNode:
+			return errors.New("calls another template ({{ template }}), as no name needs to")
+		case *tree.IfNode:
+			faults = append(faults, endless(n.List), endless(n.ElseList))
+		case *tree.WithNode:
+			faults = append(faults, endless(n.List), endless(n.ElseList))
+		}
+	}
+	return cmp.Or(faults...)
+}
+
+// boundedFunctions are those of Go's that make text, held to what a name may
+// have: printed twice into itself thirty times, a letter takes all memory.
+func boundedFunctions() template.FuncMap {
+	tooLong := errors.New("is too long")
+	held := func(text func(...any) string) func(...any) (string, error) {
+		return func(args ...any) (string, error) {
+			made := text(args...)
+			if len(made) > maxName {
+				return "", tooLong
+			}
+			return made, nil
+		}
+	}
+	return template.FuncMap{
+		"print": held(fmt.Sprint), "println": held(fmt.Sprintln),
+		"html": held(template.HTMLEscaper), "js": held(template.JSEscaper), "urlquery": held(template.URLQueryEscaper),
+		"printf": func(format string, args ...any) (string, error) {
+			if wide.MatchString(format) {
+				return "", tooLong
+			}
+			return held(func(args ...any) string { return fmt.Sprintf(format, args...) })(args...)
+		},
+	}
+}
+
+// wide is a width or precision in a format that makes much out of little.
+var wide = regexp.MustCompile(`\*|[0-9]{4}`)
 
 // templateError is what Go's templates say, less what the reader sees anyway:
 // template: :1:3: executing "" at <.X>: can't evaluate field X in type ….

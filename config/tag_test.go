@@ -21,6 +21,12 @@ func TestTag(t *testing.T) {
 		{"{{ slice .Commit 0 6 }}", "x", "", `tag: "8b07d4" does not contain the commit`},
 		{"{{ .Commit }}\n", "x", "", `tag: "8b07d4aa0c115f7e2c3d9b64a1f0e5d2c7b89a36\n" is no tag: letters, digits, _, . and -, not first . or -`},
 		{"{{ .Commit }}{{ printf \"%5000d\" 1 }}", "x", "", "tag: at <printf \"%5000d\" 1>: error"},
+		{"{{ range 900000000000000000 }}{{ end }}{{ .Commit }}", "x", "", "tag: loops ({{ range }}), as no name needs to"},
+		{"{{ if .Commit }}{{ else }}{{ with .Image }}{{ range 900000000000000000 }}{{ end }}{{ end }}{{ end }}", "x", "", "tag: loops ({{ range }}), as no name needs to"},
+		{"{{ define \"a\" }}{{ template \"a\" }}{{ template \"a\" }}{{ end }}{{ template \"a\" }}", "x", "", "tag: calls another template ({{ template }}), as no name needs to"},
+		{"{{ $x := .Commit }}" + strings.Repeat("{{ $x = print $x $x }}", 20), "x", "", "tag: at <print $x $x>: error calling print: is too long"},
+		{"{{ $x := `\\` }}" + strings.Repeat("{{ $x = js $x }}", 25), "x", "", "tag: at <js $x>: error calling js: is too long"},
+		{"{{ $x := `1` }}" + strings.Repeat("{{$x = .CommitTime.Format $x}}", 40), "x", "", "tag: is a template of more than 512 bytes"},
 		{"{{ .Nothing }}", "x", "", "tag: at <.Nothing>: can't evaluate field Nothing"},
 		{"{{", "x", "", "tag: unclosed action"},
 	} {

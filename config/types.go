@@ -225,7 +225,7 @@ type Image struct {
 	Destination Destination `json:"destination"`
 	// TagTemplate makes the tag: a Go template over .Branch (made safe for a
 	// tag), .Commit, .ShortCommit (12 digits), .CommitTime (UTC) and .Image.
-	// It must contain the commit. Default
+	// It has no loops and must contain the commit. Default
 	// {{ .Branch }}-{{ .ShortCommit }}-{{ .CommitTime.Unix }}.
 	TagTemplate string `json:"tag"`
 	// Policy is namespace:name, the marker that it edits:

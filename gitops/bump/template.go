@@ -256,6 +256,15 @@ func (r *run) functions() template.FuncMap {
 			return sprigs(spaces, s), nil
 		}
 	}
+	for name, own := range map[string]any{
+		"print": fmt.Sprint, "println": fmt.Sprintln, "printf": printf,
+		"html": template.HTMLEscaper, "js": template.JSEscaper, "urlquery": template.URLQueryEscaper,
+	} {
+		functions[name] = own
+	}
+	for name, function := range functions {
+		functions[name] = bounded(name, function)
+	}
 	functions[tickName] = r.tick
 	return functions
 }
