@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -83,7 +84,6 @@ func (n *Node) startNames(t testing.TB, c *Cluster) {
 	t.Helper()
 	n.start(t, "coredns", "-conf", n.file(t, "Corefile", fmt.Appendf(nil, `.:53 {
     errors
-    bind %[1]s
     health %[1]s:9804
     kubernetes cluster.local in-addr.arpa {
         kubeconfig %[2]s
@@ -106,6 +106,12 @@ addressType: IPv4
 ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 endpoints: [{addresses: [%[2]q], conditions: {ready: true}}]
 `, namesAt, n.node))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := n.programs["coredns"].running.Ready(ctx, func(ctx context.Context) error { return answers(ctx, fmt.Sprintf("http://%s:9804/health", n.node)) })
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (n *Node) startContainerd(t testing.TB) {
@@ -170,6 +176,8 @@ clusterDNS: [%[6]q]
 clusterDomain: cluster.local
 podLogsDir: %[5]q
 syncFrequency: 10s
+# A pod has no bound of its own: without this one, a fork bomb takes the node.
+podPidsLimit: 1024
 # Tests kill what runs in pods and wait for it to come back.
 crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 # This disk is shared with whatever else is on it.
