@@ -57,7 +57,7 @@ func memory(t testing.TB) *lab.Registry { return lab.NewMemoryRegistry(t, lab.Re
 func settle(t testing.TB, env *testscript.Env, w *lab.World) error {
 	env.Vars = append(env.Vars,
 		"PATH="+filepath.Dir(w.Binary)+string(os.PathListSeparator)+os.Getenv("PATH"),
-		"CONFIG="+w.Config, "WORLD="+w.Dir, "APP="+w.App.Dir, "FLEET="+w.Fleet.Dir,
+		"COSIGN="+lab.Tool(t, "cosign"), "CONFIG="+w.Config, "WORLD="+w.Dir, "APP="+w.App.Dir, "FLEET="+w.Fleet.Dir,
 		"APPGIT="+w.Git.Dir("apps/podinfo.git"), "FLEETGIT="+w.Git.Dir("fleet.git"),
 		"GITURL="+w.Git.URL, "APPURL="+w.Git.RepoURL("apps/podinfo.git"), "FLEETURL="+w.Git.RepoURL("fleet.git"), "REPOSITORY="+w.Repository(), "BASE="+w.Base, "BASEREPOSITORY="+w.Registry.Repository("base/busybox"), "HEAD="+w.App.Head(), "SHORTHEAD="+w.App.Head()[:8],
 		"SIGNERS="+filepath.Join(w.Dir, "secrets", "towpath-signing", "allowed_signers"),
