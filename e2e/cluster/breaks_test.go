@@ -86,7 +86,10 @@ func TestNodeProgramsKilled(t *testing.T) {
 				}
 				return nodeReady(ctx, i.Client)
 			})
-			i.follow(t, commit, pushed)
+			t.Logf("%s serves again %s after the push", kill.program, time.Since(pushed).Round(time.Second))
+			for _, leg := range i.follow(t, commit, pushed) {
+				t.Logf("%s: %s", leg.what, leg.took.Round(100*time.Millisecond))
+			}
 			i.once(t)
 		})
 	}

@@ -32,7 +32,18 @@ type Overlay struct {
 func (c *Cluster) Deploy(t testing.TB, o Overlay) {
 	t.Helper()
 	again := lab.Exists(o.Dir)
-	if !again {
+	o.write(t)
+	c.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", o.Dir)
+	if again {
+		c.Kubectl(t, "", "-n", "towpath", "rollout", "restart", "deployment/towpath")
+	}
+}
+
+// write makes the overlay's files, of which a GitOps repository could hold each:
+// the markers of policy flux-system:towpath are where Towpath's own image is.
+func (o Overlay) write(t testing.TB) {
+	t.Helper()
+	if !lab.Exists(o.Dir) {
 		if err := os.CopyFS(filepath.Join(o.Dir, "base"), os.DirFS(repository(t, "deploy"))); err != nil {
 			t.Fatal(err)
 		}
@@ -47,29 +58,36 @@ func (c *Cluster) Deploy(t testing.TB, o Overlay) {
 		}
 	}
 	name, digest, _ := strings.Cut(o.Towpath, "@")
-	lab.WriteFile(t, filepath.Join(o.Dir, "towpath.yaml"), []byte(o.Config))
-	lab.WriteFile(t, filepath.Join(o.Dir, "ca.crt"), o.Authorities)
-	lab.WriteFile(t, filepath.Join(o.Dir, "kustomization.yaml"), fmt.Appendf(nil, `apiVersion: kustomize.config.k8s.io/v1beta1
+	for file, content := range map[string]string{
+		"towpath.yaml": o.Config,
+		"ca.crt":       string(o.Authorities),
+		"kustomization.yaml": fmt.Sprintf(`apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 resources: [base]
 components: [base/flux]
-images: [{name: towpath, newName: %[1]q, digest: %[2]q}]
+images:
+  - name: towpath
+    newName: %[1]s # {"$imagepolicy": "flux-system:towpath:name"}
+    digest: %[2]s # {"$imagepolicy": "flux-system:towpath:digest"}
 configMapGenerator:
   # As init writes it: with a hash, kustomize would also rename the Lease in the Role.
   - {name: towpath, namespace: towpath, files: [towpath.yaml], options: {disableNameSuffixHash: true}}
   - {name: authorities, namespace: towpath-builds, files: [ca.crt], options: {disableNameSuffixHash: true}}
 patches:
-  - target: {kind: ConfigMap, name: towpath-admission}
-    patch: |
-      - {op: replace, path: /data/towpath, value: %[3]q}
-      - {op: replace, path: /data/kaniko, value: %[4]q}
-      - {op: replace, path: /data/caBundle, value: authorities}
+  - path: admission.yaml
   - target: {kind: Deployment, name: towpath}
     patch: |
-%[5]s`, name, digest, o.Towpath, o.Kaniko, &mounts))
-	c.Kubectl(t, "", "apply", "--server-side", "--force-conflicts", "-k", o.Dir)
-	if again {
-		c.Kubectl(t, "", "-n", "towpath", "rollout", "restart", "deployment/towpath")
+%[3]s`, name, digest, &mounts),
+		"admission.yaml": fmt.Sprintf(`apiVersion: v1
+kind: ConfigMap
+metadata: {name: towpath-admission, namespace: towpath}
+data:
+  towpath: %s # {"$imagepolicy": "flux-system:towpath"}
+  kaniko: %s
+  caBundle: authorities
+`, o.Towpath, o.Kaniko),
+	} {
+		lab.WriteFile(t, filepath.Join(o.Dir, file), []byte(content))
 	}
 }
 

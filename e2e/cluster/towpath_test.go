@@ -94,7 +94,7 @@ func install(t testing.TB, c *Cluster) *installation {
 kind: GitRepository
 metadata: {name: flux-system, namespace: %[1]s}
 spec:
-  interval: 20s # for a daemon that dies between its push and asking Flux to pull
+  interval: 10m # nothing comes by itself: Towpath asks, and a daemon for one that died before it did
   url: %[2]s
   ref: {branch: main}
   secretRef: {name: flux-system}
@@ -185,11 +185,20 @@ func (i *installation) secrets(t testing.TB) {
 // anew where it ran. More is added to the config.
 func (i *installation) deploy(t testing.TB, more string) {
 	t.Helper()
-	i.Deploy(t, Overlay{
-		Dir: filepath.Join(i.dir, "overlay"), Towpath: i.image, Kaniko: i.kaniko, Config: i.config() + more,
-		Authorities: slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM), Secrets: []string{"fleet", "apps", "registry"},
-	})
+	i.Deploy(t, i.overlay("overlay", i.config()+more))
 	i.rolledOut(t)
+}
+
+// overlay is what this installation has over deploy/, in a directory of its own
+// or another.
+func (i *installation) overlay(dir, config string) Overlay {
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(i.dir, dir)
+	}
+	return Overlay{
+		Dir: dir, Towpath: i.image, Kaniko: i.kaniko, Config: config,
+		Authorities: slices.Concat(i.registry.CA, i.bases.CA, i.apps.CA.PEM), Secrets: []string{"fleet", "apps", "registry"},
+	}
 }
 
 // rolledOut waits until every copy of Towpath that should run is ready.
@@ -223,7 +232,7 @@ builder:
   egress: [%[2]s, %[3]s, %[9]s]
   kaniko: {image: %[4]s}
   kubernetes:
-    image: %[5]s
+    image: %[5]s # {"$imagepolicy": "flux-system:towpath"}
     resources: {requests: {cpu: 100m, memory: 128Mi, ephemeral-storage: 64Mi}, limits: {memory: 4Gi, ephemeral-storage: 8Gi}}
     caBundle: {configMap: authorities}
 images:
