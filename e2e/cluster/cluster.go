@@ -30,8 +30,8 @@ import (
 
 const (
 	// kubeconfigVariable names a cluster to use in place of one of our own.
-	// Flux must be in it, and its container runtime must pull over plain HTTP
-	// from addressVariable.
+	// Flux's controllers must be in it, with nothing to apply, and its container
+	// runtime must pull over plain HTTP from addressVariable.
 	kubeconfigVariable = "TOWPATH_E2E_KUBECONFIG"
 	// addressVariable is with it this machine's address as pods reach it.
 	addressVariable = "TOWPATH_E2E_ADDRESS"

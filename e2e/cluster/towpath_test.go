@@ -69,9 +69,17 @@ func theInstallation(t *testing.T) *installation {
 func install(t testing.TB, c *Cluster) *installation {
 	t.Helper()
 	i := &installation{Cluster: c, dir: t.TempDir()}
+	if c.Node == nil {
+		// What is made below would replace what somebody's Flux applies from.
+		found, err := c.TryKubectl(t.Context(), t, "", "-n", fluxNamespace, "get", "gitrepositories,kustomizations", "-o", "name")
+		if err != nil || found != "" {
+			t.Fatalf("the cluster that was given has to have Flux's controllers and nothing that they apply: %s%v", found, err)
+		}
+	}
 	i.binary = buildStatic(t, i.dir)
 	i.platform = c.Registry(t, lab.RegistryOptions{})
-	i.registry = c.Registry(t, lab.RegistryOptions{TLS: true, Username: "apps", Password: "only-publish-knows"})
+	// A cluster that was given pulls over plain HTTP, and trusts no authority of ours.
+	i.registry = c.Registry(t, lab.RegistryOptions{TLS: c.Node != nil, Username: "apps", Password: "only-publish-knows"})
 	i.bases = c.Registry(t, lab.RegistryOptions{TLS: true, Username: "bases", Password: "fetch-knows-this-too"})
 	i.apps = c.Git(t, lab.GitOptions{TLS: true, Username: "reader", Password: "only-fetch-knows"})
 	i.fleet = c.SSH(t, lab.SSHOptions{})
@@ -239,10 +247,10 @@ images:
   - name: podinfo
     source: {url: %[6]s, secretRef: {name: apps}}
     build: {pull: {secretRef: {name: bases}, allow: [%[7]s]}}
-    destination: {repository: %[8]s, secretRef: {name: registry}}
+    destination: {repository: %[8]s, secretRef: {name: registry}, insecure: %[10]t}
     policy: flux-system:podinfo
 `, i.fleet.RepoURL("fleet.git"), i.registry.Host, strings.TrimPrefix(i.apps.URL, "https://"), i.kaniko, i.image,
-		i.apps.RepoURL("apps/podinfo.git"), i.bases.Repository("busybox"), i.registry.Repository("apps/podinfo"), i.bases.Host)
+		i.apps.RepoURL("apps/podinfo.git"), i.bases.Repository("busybox"), i.registry.Repository("apps/podinfo"), i.bases.Host, i.Node == nil)
 }
 
 // bumps are the source commits that the ledger's and the branch's bumps of the
