@@ -187,6 +187,22 @@ RUN { echo forged > /etc/resolv.conf; echo forged > /etc/hosts; echo forged > /e
 		})
 	}
 
+	t.Run("a Secret is missing", func(t *testing.T) {
+		what := s.order(builder, "RUN true")
+		what.GitSecret = "nowhere"
+		began := time.Now()
+		_, err := run(builder, what)
+		var fault *kaniko.BuildError
+		var hinted interface{ Hint() string }
+		if err == nil || errors.As(err, &fault) || !strings.Contains(err.Error(), `secret "nowhere" not found`) ||
+			!errors.As(err, &hinted) || hinted.Hint() != "make Secret nowhere in namespace "+s.settings.Namespace+": what a build mounts has to be there, beside what Towpath itself reads" {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took > time.Minute {
+			t.Errorf("it was told after %s", took)
+		}
+	})
+
 	for name, remove := range map[string][]string{"pod deleted": {"pod", "--wait=false", "-l", "job-name=%s"}, "Job deleted": {"job", "%s"}} {
 		t.Run(name, func(t *testing.T) {
 			what := s.order(builder, "RUN sleep 300 # "+name)
