@@ -29,31 +29,35 @@ func TestSharedConnections(t *testing.T) {
 		_, err := c.Resolve(t.Context(), "1")
 		return err
 	}
-	one, two, wrong := client("right", server.CA), client("right", server.CA), client("wrong", server.CA)
-	for _, c := range []*Client{one, two, one} {
-		if err := resolve(c); err != nil {
-			t.Fatalf("%s: %v", image, err)
+	func() {
+		one, two, wrong := client("right", server.CA), client("right", server.CA), client("wrong", server.CA)
+		for _, c := range []*Client{one, two, one} {
+			if err := resolve(c); err != nil {
+				t.Fatalf("%s: %v", image, err)
+			}
 		}
-	}
-	if err := resolve(wrong); err == nil {
-		t.Error("what another account may do, a wrong one could")
-	}
-	if one.current.guard != two.current.guard {
-		t.Error("two clients of one registry have a transport each")
-	}
-	if err := one.Close(); err != nil {
-		t.Error(err)
-	}
-	if err := resolve(two); err != nil {
-		t.Errorf("after the other was closed: %v", err)
-	}
-	stranger := client("right", lab.NewCA(t).PEM)
-	if err := resolve(stranger); err == nil {
-		t.Error("an authority that is not the registry's was trusted, as if it were another client's")
-	}
+		if err := resolve(wrong); err == nil {
+			t.Error("what another account may do, a wrong one could")
+		}
+		if one.current.guard != two.current.guard {
+			t.Error("two clients of one registry have a transport each")
+		}
+		if err := one.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := resolve(two); err != nil {
+			t.Errorf("after the other was closed: %v", err)
+		}
+		stranger := client("right", lab.NewCA(t).PEM)
+		if err := resolve(stranger); err == nil {
+			t.Error("an authority that is not the registry's was trusted, as if it were another client's")
+		}
 
-	two.Close()
-	one, two, wrong, stranger = nil, nil, nil, nil
+		if err := two.Close(); err != nil {
+			t.Error(err)
+		}
+	}() // and all of them are gone
+
 	left := func() (n int) {
 		shared.mu.Lock()
 		defer shared.mu.Unlock()
