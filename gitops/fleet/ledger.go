@@ -154,11 +154,19 @@ func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, fill bool) 
 		if err != nil {
 			return err
 		}
-		switch {
-		case r == nil || !r.signed || r.Image != e.Image:
-		case apart:
+		if r == nil || !r.signed || r.Image != e.Image {
+			continue
+		}
+		if apart {
 			return fault("it has no history in common with the branch, which holds the bump %s: it is of another repository", gitops.Short(c.Hash))
-		case r.When.After(e.When):
+		}
+		// A bump that stands on the ledger's is newer, whatever our clock said;
+		// where neither stands on the other, only the clock tells.
+		newer, err := f.history.contains(ctx, c.Hash, e.Bump)
+		if err != nil {
+			return err
+		}
+		if newer || r.When.After(e.When) {
 			return fault("it was set back: the branch holds the newer bump %s", gitops.Short(c.Hash))
 		}
 	}

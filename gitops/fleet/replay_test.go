@@ -35,6 +35,41 @@ func TestLedgerSetBack(t *testing.T) {
 	}
 }
 
+// TestLedgerSetBackBySlowClock is the same where this machine's clock went back
+// between the two bumps, or both were made within a second: which of them is the
+// newer one, the branch tells.
+func TestLedgerSetBackBySlowClock(t *testing.T) {
+	t.Parallel()
+	for name, back := range map[string]int64{"a day": -24 * 60 * 60, "within a second": -1} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			y := newYard(t, plainFiles())
+			f := y.fleet()
+			first := y.promote(f, podinfo, 1)
+			at := y.clock.Load()
+			y.clock.Store(at + back)
+			second := y.promote(f, podinfo, 2)
+			y.revert("main", second.Bump.String())
+			y.stands(f, podinfo, Undone)
+			y.run("update-ref", "refs/towpath/production/podinfo", first.Bump.String())
+			f.readings.forget()
+			s, err := f.Promoted(t.Context(), podinfo)
+			if err == nil {
+				_, err = f.Promote(t.Context(), bumpTo(podinfo, 2, s))
+			}
+			var ledger *LedgerError
+			if !errors.As(err, &ledger) {
+				t.Errorf("the second source commit: %v; want a ledger error\n%s", err, y.run("log", "--format=%ct %s", "main"))
+			}
+			// Set right, it goes on.
+			y.run("update-ref", "refs/towpath/production/podinfo", second.Bump.String())
+			f.readings.forget()
+			y.clock.Store(at + 60)
+			y.promote(f, podinfo, 3)
+		})
+	}
+}
+
 // TestLedgerDeleted: without its ref, an image's promotions are found in the
 // branch's history, and it is no new start.
 func TestLedgerDeleted(t *testing.T) {
