@@ -73,7 +73,14 @@ func (b *Builder) claim() (*place, error) {
 // Sweep clears what builds that were killed left behind: processes, cgroups and
 // directories. Builds at work, of this process or another, are left alone.
 func (b *Builder) Sweep(ctx context.Context) error {
-	locks, err := filepath.Glob(filepath.Join(b.Dir, "builds", "*.lock"))
+	builds := filepath.Join(b.Dir, "builds")
+	if _, err := os.Lstat(builds); errors.Is(err, fs.ErrNotExist) {
+		return ctx.Err()
+	}
+	if err := checkOwners(builds); err != nil {
+		return fmt.Errorf("sweep: %w", err)
+	}
+	locks, err := filepath.Glob(filepath.Join(builds, "*.lock"))
 	if err != nil {
 		return err
 	}
@@ -112,6 +119,9 @@ func (b *Builder) makeDirs() error {
 	} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return fmt.Errorf("make work directory: %w", err)
+		}
+		if err := checkOwners(dir.path); err != nil {
+			return err
 		}
 		// Whatever the umask was, or somebody before.
 		if err := os.Chmod(dir.path, dir.mode); err != nil {
