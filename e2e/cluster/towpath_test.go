@@ -102,7 +102,7 @@ func install(t testing.TB, c *Cluster) *installation {
 kind: GitRepository
 metadata: {name: flux-system, namespace: %[1]s}
 spec:
-  interval: 1m # Towpath asks before, and a daemon for one that died before it did
+  interval: 10m # nothing comes by itself: Towpath asks, and a daemon for one that died before it did
   url: %[2]s
   ref: {branch: main}
   secretRef: {name: flux-system}
