@@ -70,6 +70,11 @@ func (b *Builder) claim() (*place, error) {
 	return nil, fmt.Errorf("all %d places in %s are taken", maxPlaces, b.Dir)
 }
 
+// lingering is how long the locks of a killed process may outlive it: a child that
+// it was about to start has them until it runs a program of its own. One that is
+// held for longer is somebody's who is at work.
+const lingering = 500 * time.Millisecond
+
 // Sweep clears what builds that were killed left behind: processes, cgroups and
 // directories. Builds at work, of this process or another, are left alone.
 func (b *Builder) Sweep(ctx context.Context) error {
@@ -85,12 +90,17 @@ func (b *Builder) Sweep(ctx context.Context) error {
 		return err
 	}
 	var problems []error
+	deadline := time.Now().Add(lingering)
 	for _, lock := range locks {
 		number, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(lock), ".lock"))
 		if err != nil || number < 0 || number >= maxPlaces {
 			continue
 		}
 		p, err := b.tryPlace(number)
+		for p == nil && err == nil && time.Now().Before(deadline) && ctx.Err() == nil {
+			time.Sleep(lingering / 20)
+			p, err = b.tryPlace(number)
+		}
 		if err != nil {
 			problems = append(problems, err)
 			continue

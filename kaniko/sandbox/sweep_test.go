@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,6 +99,34 @@ func TestSweepAfterKill(t *testing.T) {
 			eventually(t, func() bool { return len(processesOf(t, w.builder.Dir)) == 0 })
 			w.nothingLeft(t)
 		})
+	}
+}
+
+// TestSweepOutlastsAChild: what a killed builder was about to start holds its lock
+// for a moment longer.
+func TestSweepOutlastsAChild(t *testing.T) {
+	t.Parallel()
+	b := &sandbox.Builder{Dir: filepath.Join(t.TempDir(), "builds")}
+	left := filepath.Join(b.Dir, "builds", "0", "box")
+	if err := os.MkdirAll(left, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("flock", filepath.Join(b.Dir, "builds", "0.lock"), "sh", "-c", "echo; read line; sleep 0.1")
+	in, inErr := child.StdinPipe()
+	out, outErr := child.StdoutPipe()
+	if err := errors.Join(inErr, outErr, child.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer child.Wait()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	if err := b.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is left: %v", err)
 	}
 }
 
