@@ -4,14 +4,22 @@ import (
 	"fmt"
 	"reflect"
 	"regexp"
+	"slices"
 )
 
 // Bounds of what a template's function is given and makes. A text that is put
 // into itself thirty times takes all memory there is, long before it is said.
 const (
-	maxValue = 1 << 20  // weight of what one call makes
+	maxValue = 8 << 20  // weight of what one call makes
 	maxWork  = 64 << 20 // product of the two heaviest values that it is given: what replacing one by the other comes to
 )
+
+// multiplying are the functions that put one of their arguments many times into
+// another. What the others make is about as heavy as what they are given.
+var multiplying = []string{
+	"join", "replace", "wrapWith",
+	"regexReplaceAll", "regexReplaceAllLiteral", "mustRegexReplaceAll", "mustRegexReplaceAllLiteral",
+}
 
 var failure = reflect.TypeFor[error]()
 
@@ -28,7 +36,7 @@ func bounded(name string, function any) any {
 		return []reflect.Value{reflect.Zero(kind.Out(0)), reflect.ValueOf(tooMuch(name))}
 	}
 	return reflect.MakeFunc(signature, func(args []reflect.Value) []reflect.Value {
-		if work(args, kind.IsVariadic()) > maxWork {
+		if slices.Contains(multiplying, name) && work(args, kind.IsVariadic()) > maxWork {
 			return refuse()
 		}
 		var out []reflect.Value

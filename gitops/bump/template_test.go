@@ -2,6 +2,7 @@ package bump
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -142,5 +143,17 @@ func TestTemplateSaysNothing(t *testing.T) {
 	}
 	if err := CheckTemplate("", nil); err != nil {
 		t.Errorf("CheckTemplate of none: %v", err)
+	}
+}
+
+// A large bump is no misuse: its data may be put side by side.
+func TestTemplateOfMuch(t *testing.T) {
+	d := sample(t)
+	for i := range 2_000 {
+		d.Changes = append(d.Changes, Change{File: strings.Repeat("d/", i%50) + "f.yaml", Old: "registry.example.com/podinfo:old", New: "registry.example.com/podinfo:" + strconv.Itoa(i), Setter: "flux-system:podinfo"})
+	}
+	d.Template = `{{ $all := dict "changes" .Changed.Changes "files" .Changed.FileChanges "commits" .Commits }}{{ len $all.changes }} changes{{ range first (list .Changed.Changes) }}{{ end }}`
+	if message, err := Message(d); err != nil || !strings.HasPrefix(message, "2002 changes\n") {
+		t.Errorf("%v\n%.200s", err, message)
 	}
 }
