@@ -23,6 +23,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -197,7 +198,16 @@ func (c *cluster) resource(config *rest.Config, object *unstructured.Unstructure
 func (c *cluster) settle(t *testing.T) {
 	t.Helper()
 	admin := kubernetes.NewForConfigOrDie(c.admin)
-	err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	repositories, err := c.resource(c.config(towpathAccount), gitRepository("flux-system"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+		// The last policy of all, in the order in which they were applied and are read.
+		_, changed := repositories.Patch(ctx, "flux-system", types.MergePatchType, []byte(`{"spec": {"suspend": true}}`), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
+		if !apierrors.IsForbidden(changed) {
+			return false, nil
+		}
 		// An administrator may do anything but this.
 		_, job := admin.BatchV1().Jobs("towpath-builds").Create(ctx, validJob("settle"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		_, allowed := c.as(towpathAccount).BatchV1().Jobs("towpath-builds").Create(ctx, validJob("settle"), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
