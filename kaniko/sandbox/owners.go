@@ -9,63 +9,72 @@ import (
 	"syscall"
 )
 
-// checkOwners refuses a directory in which somebody else than root could put one
-// thing in another's place. What root makes there is given to builds, run, opened
-// to all or removed, all by its path: a link in its stead would have that happen
-// to any directory of the machine. Whoever came first to a cache below /tmp could
-// lay such links.
-func checkOwners(dir string) error {
-	real, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return fmt.Errorf("work directory: %w", err)
-	}
-	if real, err = filepath.Abs(real); err != nil {
-		return fmt.Errorf("work directory: %w", err)
-	}
-	// The last part may not be a link: who owns the links above it, owns what they
-	// are in.
-	own, err := os.Lstat(dir)
-	if err != nil {
-		return fmt.Errorf("work directory: %w", err)
-	}
-	if !own.IsDir() {
-		return strangers(dir, "is a link")
-	}
-	for _, start := range []string{real, filepath.Dir(filepath.Clean(dir))} {
-		for at := start; ; at = filepath.Dir(at) {
-			info, err := os.Stat(at)
-			if err != nil {
-				return fmt.Errorf("work directory: %w", err)
-			}
-			if why := changeable(info); why != "" {
-				return strangers(at, why)
-			}
-			if at == filepath.Dir(at) {
-				break
-			}
+// checkOwners refuses a directory below the cache in which somebody else than root
+// could put one thing in another's place. What root makes there is given to
+// builds, run, opened to all or removed, all by its path: a link in its stead
+// would have that happen to any directory of the machine. Whoever came first to a
+// cache below /tmp could lay such links. Whose the directories above the cache are
+// is the administrator's choice, as with the config, but not everybody's.
+func (b *Builder) checkOwners(dir string) error {
+	cache := filepath.Dir(filepath.Clean(b.Dir))
+	for at := filepath.Clean(dir); at != cache; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return fmt.Errorf("work directory: %w", err)
+		}
+		if !info.IsDir() {
+			return strangers(at, "is a link")
+		}
+		if why := changeable(info); why != "" {
+			return strangers(at, why)
 		}
 	}
-	return nil
+	// An administrator may have it elsewhere, by a link.
+	real, err := filepath.EvalSymlinks(cache)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return fmt.Errorf("work directory: %w", err)
+	}
+	for at := real; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil {
+			return fmt.Errorf("work directory: %w", err)
+		}
+		if why := changeable(info); why != "" && (at == real || open(info)) {
+			return strangers(at, why)
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
 }
 
 // changeable says why others than root can rename what is in a directory; empty:
-// they cannot. Below one like /tmp everybody keeps what they own.
+// they cannot.
 func changeable(info fs.FileInfo) string {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {
 	case !ok:
 		return "has no owner"
+	case open(info):
+		return "can be written to by everybody"
 	case stat.Uid != 0:
 		return fmt.Sprintf("belongs to user %d", stat.Uid)
-	case info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0:
-		return "can be written to by everybody"
 	}
 	return ""
+}
+
+// open: everybody can rename what is in the directory. In one like /tmp everybody
+// keeps what they own.
+func open(info fs.FileInfo) bool {
+	return info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0
 }
 
 func strangers(dir, why string) error {
 	return hinted{
 		errors.New("builds are not made below " + dir + ", which " + why),
-		"name a cache that is root's alone, as /var/cache/towpath is",
+		"make it root's alone (chown root, chmod go-w), or name another cache, as /var/cache/towpath",
 	}
 }

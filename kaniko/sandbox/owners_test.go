@@ -25,6 +25,13 @@ func TestDirectoriesOfOthers(t *testing.T) {
 		"nothing there":                     {func(string, string) {}, false, false},
 		"there, and ours":                   {func(cache, _ string) { must(os.MkdirAll(filepath.Join(cache, "builds", "builds"), 0o755)) }, false, false},
 		"a link by an administrator, above": {func(cache, elsewhere string) { must(os.Symlink(elsewhere, cache)) }, false, false},
+		"an administrator's own directory": {func(cache, _ string) {
+			must(os.Chown(filepath.Dir(cache), stranger, stranger))
+		}, false, false},
+		"everybody writes above the cache": {func(cache, _ string) {
+			must(os.Mkdir(cache, 0o700))
+			must(os.Chmod(filepath.Dir(cache), 0o777))
+		}, true, false},
 		"the cache is a stranger's": {func(cache, _ string) {
 			must(os.Mkdir(cache, 0o700))
 			must(os.Chown(cache, stranger, stranger))

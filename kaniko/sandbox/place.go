@@ -82,7 +82,7 @@ func (b *Builder) Sweep(ctx context.Context) error {
 	if _, err := os.Lstat(builds); errors.Is(err, fs.ErrNotExist) {
 		return ctx.Err()
 	}
-	if err := checkOwners(builds); err != nil {
+	if err := b.checkOwners(builds); err != nil {
 		return fmt.Errorf("sweep: %w", err)
 	}
 	locks, err := filepath.Glob(filepath.Join(builds, "*.lock"))
@@ -130,7 +130,7 @@ func (b *Builder) makeDirs() error {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return fmt.Errorf("make work directory: %w", err)
 		}
-		if err := checkOwners(dir.path); err != nil {
+		if err := b.checkOwners(dir.path); err != nil {
 			return err
 		}
 		// Whatever the umask was, or somebody before.
