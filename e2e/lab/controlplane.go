@@ -137,6 +137,10 @@ func EtcdArgs(dir, url string) []string {
 	}
 }
 
+// answerTime is for an API server that is ready to say so. One that is only coming
+// up may take a question and never answer it.
+const answerTime = 5 * time.Second
+
 // ServesAPI tells whether an API server is ready, with the namespaces that
 // every cluster has.
 func ServesAPI(ctx context.Context, config *rest.Config) error {
@@ -145,6 +149,8 @@ func ServesAPI(ctx context.Context, config *rest.Config) error {
 		return err
 	}
 	defer client.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, config.Host+path, nil)
 		if err != nil {
