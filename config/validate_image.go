@@ -79,8 +79,10 @@ func (l *loader) source(i int, s *Source) {
 		}
 		first[accept.Commit] = true
 		at = l.imageAt(i, path+".reason")
-		if l.notEmpty(at, strings.TrimSpace(accept.Reason)) &&
-			(len(accept.Reason) > 500 || strings.ContainsFunc(accept.Reason, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 })) {
+		switch {
+		case strings.TrimSpace(accept.Reason) == "":
+			l.flag(at, "gives none", "one line that says why: it goes into the bump")
+		case len(accept.Reason) > 500 || strings.ContainsFunc(accept.Reason, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0x85 || r == 0x2028 || r == 0x2029 }):
 			l.flag(at, "is not one line of up to 500 bytes", "")
 		}
 	}

@@ -144,7 +144,7 @@ func (s *setup) places() error {
 		return fmt.Errorf("init: %w", err)
 	}
 	if entries, err := os.ReadDir(out); err == nil && len(entries) > 0 {
-		return hinted{fmt.Errorf("init: %s is not empty", s.out), "nothing is overwritten: name another directory by --out; --renew writes the manifests anew"}
+		return hinted{fmt.Errorf("init: %s is not empty", s.out), "nothing is overwritten: name another directory by --out, or remove this one and that of the secrets if nothing of them is in use; --renew writes the manifests anew"}
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("init: %w", err)
 	}

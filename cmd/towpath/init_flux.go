@@ -77,7 +77,7 @@ func (s *setup) farewell() {
 	var gone []automation.Object
 	for _, image := range s.images {
 		if image.source == "" {
-			s.advice = append(s.advice, fmt.Sprintf("Where is the source of %s? It is a comment in towpath.yaml until that is known, and stays Flux's; --image name=%[1]s,source=URL says it.", image.name))
+			s.advice = append(s.advice, fmt.Sprintf("Where is the source of %s? It is a comment in towpath.yaml until that is known, and stays Flux's. To have it written with the Secrets it needs, remove what was written, if nothing of it is in use yet, and run this again with --image name=%[1]s,source=URL.", image.name))
 			continue
 		}
 		policy, err := marker.ParsePolicy(image.policy)

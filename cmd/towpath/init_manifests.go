@@ -379,6 +379,7 @@ func (s *setup) tell(cfg *config.Config, keys madeKeys) error {
 			}
 			fmt.Fprintf(w, "\n- %s\n", text)
 		}
+		fmt.Fprintf(w, "\nNext: these Secrets, then a Flux Kustomization for %s: deploy/README.md of Towpath, 3 and 4.\n", s.out)
 	})
 }
 

@@ -98,7 +98,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 				groups, err = w.groups(next, "")
 			}
 			if err != nil {
-				g.log.Error("the changed config is wrong: the one before it stays in force", "error", oneLine(err.Error()), "hint", "towpath check says how to mend it")
+				g.log.Error("the changed config is wrong: the one before it stays in force", "error", oneLine(strings.ReplaceAll(err.Error(), "\n", "; ")), "hint", "towpath check says how to mend it")
 				return
 			}
 			g.log.Info("the config changed", "images", len(next.Images), "sources", len(groups))

@@ -28,7 +28,7 @@ func dialSSH(ctx context.Context, a address, auth authFunc) (*ssh.Client, error)
 		return nil, fmt.Errorf("read the credential: %w", err)
 	}
 	if options == nil || len(options.Identity) == 0 {
-		return nil, hint(fmt.Errorf("%w: SSH needs a key and there is none", ErrAuth), "name a secretRef that holds identity and known_hosts")
+		return nil, hint(fmt.Errorf("%w: SSH needs a key and there is none", ErrAuth), "name a secretRef that holds identity and known_hosts, beside the url or in credentials")
 	}
 	signer, err := parseIdentity(options)
 	if err != nil {
