@@ -30,7 +30,16 @@ type Tail struct {
 	lines       []string
 	instruction string // of the Dockerfile, the last that kaniko has begun
 	verdict     string // the last line of kaniko's own stream
+	exit        string // its last line that tells of a process that failed
+	since       int    // lines of its stream after that
 }
+
+// A pod's streams are told as one, in nearly the order of their lines: what a RUN
+// step printed last may come after kaniko's word that it failed.
+const (
+	failing = "waiting for process to exit: "
+	nearly  = 5
+)
 
 // Lines are the last lines.
 func (t *Tail) Lines() []string { return slices.Clone(t.lines) }
@@ -43,7 +52,10 @@ func (t *Tail) add(raw []byte, kaniko bool) string {
 	}
 	if kaniko {
 		line = t.plainer(line)
-		t.verdict = line
+		t.verdict, t.since = line, t.since+1
+		if strings.Contains(line, failing) {
+			t.exit, t.since = line, 0
+		}
 	}
 	line = Cut(line, maxLine)
 	if len(t.lines) == tailSize {
@@ -125,7 +137,7 @@ var denied = regexp.MustCompile(`\b(UNAUTHORIZED|DENIED): |unexpected status cod
 // Judge says why kaniko, which ended with a status other than 0, failed, and
 // whether the build is to blame: if not, the same build may do better later.
 func (t *Tail) Judge(status int) (fault bool, err error) {
-	if _, said, found := strings.Cut(t.verdict, "waiting for process to exit: "); found && t.instruction != "" {
+	if _, said, found := strings.Cut(t.exit, failing); found && t.since <= nearly && t.instruction != "" {
 		return true, fmt.Errorf("%s: %s", t.instruction, said)
 	}
 	if machinery.MatchString(t.verdict) {

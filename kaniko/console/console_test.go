@@ -57,6 +57,8 @@ func TestJudge(t *testing.T) {
 	}{
 		{run + "error building image: error building stage: failed to execute command: waiting for process to exit: exit status 3\n", "RUN make all: exit status 3", true},
 		{run + "waiting for process to exit: signal: killed", "RUN make all: signal: killed", true},
+		{run + "error building image: waiting for process to exit: exit status 3\nerror building image: dial tcp 10.0.0.1:443: i/o timeout\n", "RUN make all: exit status 3", true}, // a pod's streams are one
+		{run + "waiting for process to exit: 0\n" + strings.Repeat("and on\n", 5) + "dial tcp 10.0.0.1:443: i/o timeout\n", "dial tcp 10.0.0.1:443: i/o timeout", false},
 		{`time=x level=fatal msg="build failed: dial tcp 10.0.0.1:443: i/o timeout"`, "fatal: build failed: dial tcp 10.0.0.1:443: i/o timeout", false},
 		{"GET https://registry.example.com/v2/: unexpected status code 503 Service Unavailable\n", "GET https://registry.example.com/v2/: unexpected status code 503 Service Unavailable", false},
 		{"exec /kaniko/executor: exec format error", "exec /kaniko/executor: exec format error", false},
