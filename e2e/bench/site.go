@@ -106,24 +106,7 @@ func (e *estate) install(interval time.Duration, builder, images string) {
 		e.replaceSecret(namespace, "git", e.secret())
 	}
 	e.replaceSecret(fluxNamespace, "flux-system", e.secret())
-	e.Apply(s, fmt.Sprintf(`apiVersion: source.toolkit.fluxcd.io/v1
-kind: GitRepository
-metadata: {name: flux-system, namespace: %[1]s}
-spec:
-  interval: 10m
-  url: %[2]s
-  ref: {branch: main}
-  secretRef: {name: flux-system}
----
-apiVersion: kustomize.toolkit.fluxcd.io/v1
-kind: Kustomization
-metadata: {name: flux-system, namespace: %[1]s}
-spec:
-  interval: 10m
-  path: ./clusters/production
-  prune: true
-  sourceRef: {kind: GitRepository, name: flux-system}
-`, fluxNamespace, e.git.RepoURL("fleet.git")))
+	e.Apply(s, cluster.Followed(e.git.RepoURL("fleet.git")))
 	config := fmt.Sprintf(`apiVersion: towpath.dev/v1
 kind: Config
 interval: %[1]s

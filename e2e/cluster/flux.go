@@ -82,6 +82,30 @@ endpoints: [{addresses: [%[3]q], conditions: {ready: true}}]
 	}
 }
 
+// Followed is what has Flux apply clusters/production of a GitOps repository, with
+// the Secret flux-system. Nothing comes by itself: Towpath asks, and a daemon for
+// one that died before it did.
+func Followed(repository string) string {
+	return fmt.Sprintf(`apiVersion: source.toolkit.fluxcd.io/v1
+kind: GitRepository
+metadata: {name: flux-system, namespace: %[1]s}
+spec:
+  interval: 10m
+  url: %[2]s
+  ref: {branch: main}
+  secretRef: {name: flux-system}
+---
+apiVersion: kustomize.toolkit.fluxcd.io/v1
+kind: Kustomization
+metadata: {name: flux-system, namespace: %[1]s}
+spec:
+  interval: 10m
+  path: ./clusters/production
+  prune: true
+  sourceRef: {kind: GitRepository, name: flux-system}
+`, fluxNamespace, repository)
+}
+
 // answers tells whether a server says that all is well.
 func answers(ctx context.Context, url string) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

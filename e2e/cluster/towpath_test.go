@@ -98,24 +98,7 @@ func install(t testing.TB, c *Cluster) *installation {
 	i.gitops.Push("HEAD:main")
 
 	i.secrets(t)
-	i.Apply(t, fmt.Sprintf(`apiVersion: source.toolkit.fluxcd.io/v1
-kind: GitRepository
-metadata: {name: flux-system, namespace: %[1]s}
-spec:
-  interval: 10m # nothing comes by itself: Towpath asks, and a daemon for one that died before it did
-  url: %[2]s
-  ref: {branch: main}
-  secretRef: {name: flux-system}
----
-apiVersion: kustomize.toolkit.fluxcd.io/v1
-kind: Kustomization
-metadata: {name: flux-system, namespace: %[1]s}
-spec:
-  interval: 10m
-  path: ./clusters/production
-  prune: true
-  sourceRef: {kind: GitRepository, name: flux-system}
-`, fluxNamespace, i.fleet.RepoURL("fleet.git")))
+	i.Apply(t, Followed(i.fleet.RepoURL("fleet.git")))
 	i.image = i.platform.Push(t, "towpath/towpath", "1", lab.Towpath(t, i.binary))
 	i.kaniko = i.platform.Push(t, "towpath/kaniko", "1", lab.Kaniko(t))
 	i.deploy(t, "")

@@ -46,11 +46,10 @@ func TestSlowYAML(t *testing.T) {
 	}
 }
 
-// Ten trees in ten trees, and so on, hold one symbolic link ten billion times.
-func TestABombOfLinks(t *testing.T) {
-	t.Parallel()
-	y := newYard(t, plainFiles())
-	tree := y.mktree("120000 blob " + y.hashObject("elsewhere") + "\tlink.yaml")
+// tenfold is a tree of ten trees of ten trees and so on, ten deep, with one entry
+// in the last.
+func (y *yard) tenfold(entry string) (tree string) {
+	tree = y.mktree(entry)
 	for range 10 {
 		var lines []string
 		for i := range 10 {
@@ -58,6 +57,14 @@ func TestABombOfLinks(t *testing.T) {
 		}
 		tree = y.mktree(lines...)
 	}
+	return tree
+}
+
+// Ten trees in ten trees, and so on, hold one symbolic link ten billion times.
+func TestABombOfLinks(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	tree := y.tenfold("120000 blob " + y.hashObject("elsewhere") + "\tlink.yaml")
 	blob := y.run("rev-parse", "main:"+podinfoFile)
 	production := y.mktree("40000 tree "+tree+"\ta", "100644 blob "+blob+"\tpodinfo.yaml")
 	root := y.mktree("40000 tree " + y.mktree("40000 tree "+production+"\tproduction") + "\tclusters")
@@ -75,14 +82,7 @@ func TestABombOfLinks(t *testing.T) {
 func TestABombOfWays(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, plainFiles())
-	tree := y.mktree("120000 blob " + y.hashObject("elsewhere") + "\tway")
-	for range 10 {
-		var lines []string
-		for i := range 10 {
-			lines = append(lines, fmt.Sprintf("40000 tree %s\td%d", tree, i))
-		}
-		tree = y.mktree(lines...)
-	}
+	tree := y.tenfold("120000 blob " + y.hashObject("elsewhere") + "\tway")
 	blob := y.run("rev-parse", "main:"+podinfoFile)
 	way := y.hashObject("a/d0/d1")
 	production := y.mktree("40000 tree "+tree+"\ta", "100644 blob "+blob+"\tpodinfo.yaml", "120000 blob "+way+"\tway")
