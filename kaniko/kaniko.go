@@ -218,5 +218,5 @@ func (e *BuildError) Hint() string {
 	if e.Log == "" {
 		return "mend the commit or its config: the same commit is not built again"
 	}
-	return "the whole output is in " + e.Log
+	return "a commit that builds is built by itself; the whole output is in " + e.Log
 }

@@ -151,6 +151,9 @@ func (o Outcome) failed(step string, err error) Outcome {
 	return o
 }
 
+// Ended is when the round had come to this.
+func (o Outcome) Ended() time.Time { return o.Time.Add(time.Duration(o.Took)) }
+
 // hintOf says what a person can do about an error, where that is known.
 func hintOf(err error) string {
 	var hinted interface{ Hint() string }

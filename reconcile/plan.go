@@ -27,6 +27,7 @@ type Sight struct {
 	Order    kaniko.Order  // of the newest commit that may be built
 	Image    kaniko.Result // its image, if Built
 	Built    bool          // there is an image of it that we sealed
+	Unasked  bool          // the registry did not say whether there is
 }
 
 // Look is the story up to where it would change something. It changes nothing
@@ -56,7 +57,11 @@ func (d *Delivery) look(ctx context.Context) (s Sight) {
 			return s
 		}
 		// The next round would not ask, so this is for people to know.
-		s.Outcome.Notices = append(s.Outcome.Notices, fmt.Sprintf("whether its image is there is not known: %v", err))
+		notice := fmt.Sprintf("whether its image is there is not known: %v", err)
+		if hint := hintOf(err); hint != "" {
+			notice += " (" + hint + ")"
+		}
+		s.Outcome.Notices, s.Unasked = append(s.Outcome.Notices, notice), true
 	}
 	s.Outcome = s.Outcome.settled(s.Verdict)
 	if s.Verdict.Action == Promote || s.Verdict.Action == Fill {

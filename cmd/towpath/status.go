@@ -21,7 +21,7 @@ type row struct {
 	Target   string          `json:"target"`
 	Head     string          `json:"head"`     // tip of the source branch
 	LastGood string          `json:"lastGood"` // newest commit that may be built
-	Built    string          `json:"built"`    // its image is built and sealed: yes, no, or building; failed as its Job or the history says
+	Built    string          `json:"built"`    // its image is built and sealed: yes, no, unknown where the registry does not say, or building; failed as its Job or the history says
 	Bump     string          `json:"bump"`     // newest bump commit
 	Promoted string          `json:"promoted"` // source commit of the ledger
 	State    reconcile.State `json:"state"`
@@ -87,6 +87,9 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 	}
 	if s.Built || s.Promoted.Standing == fleet.Holds && o.Commit == o.Base {
 		r.Built = "yes"
+	}
+	if r.Built == "no" && s.Unasked {
+		r.Built = "unknown"
 	}
 	if entry := s.Promoted.Entry; entry != nil {
 		r.Since = entry.When

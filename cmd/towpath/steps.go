@@ -197,6 +197,10 @@ func gitAuth(address, secretDir string) func() (*git.AuthOptions, error) {
 		if err != nil {
 			return nil, err
 		}
+		if parsed.Scheme == "ssh" && len(keys["identity"]) > 0 && len(keys["known_hosts"]) == 0 {
+			return nil, hinted{fmt.Errorf("secret %s has no known_hosts", filepath.Base(secretDir)),
+				"put the host's keys into it, as the forge publishes them; a host with a port is [host]:port there"}
+		}
 		auth, err := git.NewAuthOptions(*parsed, keys)
 		if err != nil {
 			return nil, hinted{fmt.Errorf("secret %s: %w", filepath.Base(secretDir), err),

@@ -222,11 +222,11 @@ func buildGate(s reconcile.Sight, last reconcile.Outcome, building string) gate 
 	case s.Choice.Relation == gitops.Same && s.Promoted.Entry != nil && s.Promoted.Entry.Ref != "":
 		return gate{Gate: "build", Verdict: passed, Detail: s.Promoted.Entry.Ref, When: s.Promoted.Entry.When}
 	case last.State == reconcile.Faulty:
-		return gate{Gate: "build", Verdict: stopped, Detail: last.Reason, When: last.Time}
+		return gate{Gate: "build", Verdict: stopped, Detail: last.Reason, When: last.Ended()}
 	case last.Time.IsZero():
 		return gate{Gate: "build", Verdict: waiting, Detail: "not built; no history here of an attempt"}
 	default:
-		return gate{Gate: "build", Verdict: waiting, Detail: fmt.Sprintf("not built; the last round said %s: %s", last.State, last.Reason), When: last.Time}
+		return gate{Gate: "build", Verdict: waiting, Detail: fmt.Sprintf("not built; the last round said %s: %s", last.State, last.Reason), When: last.Ended()}
 	}
 }
 
@@ -272,6 +272,6 @@ func printAnswer(out io.Writer, a *answer) {
 	}
 	fmt.Fprintln(out, "  history:")
 	for _, o := range a.History[max(0, len(a.History)-10):] {
-		fmt.Fprintf(out, "    %s  %s %s  %s\n", o.Time.UTC().Format("2006-01-02 15:04:05Z"), o.State, short(o.Commit), gitops.Line(o.Reason, 300))
+		fmt.Fprintf(out, "    %s  %s %s  %s\n", o.Ended().UTC().Format("2006-01-02 15:04:05Z"), o.State, short(o.Commit), gitops.Line(o.Reason, 300))
 	}
 }

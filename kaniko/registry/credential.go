@@ -37,8 +37,19 @@ func (e *secretError) Error() string {
 func (e *secretError) Unwrap() error { return e.err }
 
 func (e *secretError) Hint() string {
+	switch {
+	case errors.Is(e.err, errEmptyEntry):
+		return "docker login leaves the password with a credential helper (credsStore), which Towpath does not run: write username and password into the secret instead"
+	case errors.Is(e.err, errNoEntry):
+		return "is destination.repository misspelt? If not, add an entry for that host"
+	}
 	return "a registry secret holds .dockerconfigjson, or username and password, and may hold ca.crt, tls.crt and tls.key"
 }
+
+var (
+	errEmptyEntry = errors.New("no credential")
+	errNoEntry    = errors.New("no entry for")
+)
 
 // wrong says what is wrong with the secret.
 func (c *Client) wrong(format string, args ...any) error {
@@ -157,7 +168,7 @@ func dockerAccount(config []byte, host, path string) (authn.AuthConfig, error) {
 		for _, entry := range slices.Sorted(maps.Keys(parsed.Auths)) {
 			known = append(known, normalise(entry))
 		}
-		return authn.AuthConfig{}, fmt.Errorf(".dockerconfigjson has no entry for %s, but for %s", host, clean(strings.Join(known, ", "), 200))
+		return authn.AuthConfig{}, fmt.Errorf(".dockerconfigjson has %w %s, but for %s", errNoEntry, host, clean(strings.Join(known, ", "), 200))
 	}
 	entry := parsed.Auths[best]
 	account := authn.AuthConfig{
@@ -173,7 +184,7 @@ func dockerAccount(config []byte, host, path string) (authn.AuthConfig, error) {
 		account.Username, account.Password = user, strings.TrimRight(password, "\x00")
 	}
 	if account.Password == "" && account.IdentityToken == "" && account.RegistryToken == "" {
-		return authn.AuthConfig{}, fmt.Errorf(".dockerconfigjson: the entry for %s holds no credential", clean(best, 100))
+		return authn.AuthConfig{}, fmt.Errorf(".dockerconfigjson: the entry for %s holds %w", clean(best, 100), errEmptyEntry)
 	}
 	return account, nil
 }

@@ -23,6 +23,7 @@ func TestCredential(t *testing.T) {
 		secret map[string][]byte
 		want   authn.AuthConfig
 		fails  string
+		hint   string
 	}{
 		{name: "account", secret: map[string][]byte{"username": []byte("user"), "password": []byte(canary)}, want: want},
 		{name: "line ends", secret: map[string][]byte{"username": []byte("user\n"), "password": []byte(canary + "\r\n")}, want: want},
@@ -36,10 +37,10 @@ func TestCredential(t *testing.T) {
 		{name: "empty password", secret: map[string][]byte{"username": []byte("user"), "password": []byte("\n")}, fails: "one is missing or empty"},
 		{name: "both kinds", secret: map[string][]byte{".dockerconfigjson": []byte("{}"), "password": []byte(canary)}, fails: "it holds both"},
 		{name: "docker, no JSON", secret: map[string][]byte{".dockerconfigjson": []byte(canary)}, fails: "not valid JSON"},
-		{name: "docker, other hosts", secret: config(`"ghcr.io":{"auth":"` + auth + `"},"https://quay.io/v1/":{}`), fails: "no entry for registry.example.com, but for ghcr.io, quay.io"},
+		{name: "docker, other hosts", secret: config(`"ghcr.io":{"auth":"` + auth + `"},"https://quay.io/v1/":{}`), fails: "no entry for registry.example.com, but for ghcr.io, quay.io", hint: "misspelt"},
 		{name: "docker, look-alike host", secret: config(`"registry.example.com.evil.org":{"auth":"` + auth + `"}`), fails: "no entry"},
 		{name: "docker, not base64", secret: config(`"registry.example.com":{"auth":"` + canary + `"}`), fails: "not base64"},
-		{name: "docker, nothing in it", secret: config(`"registry.example.com":{}`), fails: "holds no credential"},
+		{name: "docker, nothing in it", secret: config(`"registry.example.com":{}`), fails: "holds no credential", hint: "credential helper"},
 		{name: "certificate without key", secret: map[string][]byte{"tls.crt": []byte("x")}, fails: "tls.crt and tls.key belong together"},
 		{name: "bad certificate", secret: map[string][]byte{"tls.crt": []byte("x"), "tls.key": []byte(canary)}, fails: "tls.crt and tls.key: "},
 		{name: "bad authority", secret: map[string][]byte{"ca.crt": []byte(canary)}, fails: "ca.crt holds no certificate"},
@@ -64,6 +65,9 @@ func TestCredential(t *testing.T) {
 				var secret *secretError
 				if !errors.As(err, &secret) || !strings.Contains(err.Error(), test.fails) || !strings.Contains(err.Error(), `"push"`) {
 					t.Errorf("got %v, want %q in it", err, test.fails)
+				}
+				if secret != nil && !strings.Contains(secret.Hint(), test.hint) {
+					t.Errorf("the hint is %q, want %q in it", secret.Hint(), test.hint)
 				}
 				if text := fmt.Sprintf("%v %#v", err, err); strings.Contains(text, canary) || strings.Contains(text, auth) {
 					t.Errorf("a secret in %s", text)
