@@ -136,7 +136,8 @@ func (e usageError) Unwrap() error { return e.error }
 // several are errors that each deserve a line of their own.
 type several []error
 
-func (s several) Error() string { return errors.Join(s...).Error() }
+func (s several) Error() string   { return errors.Join(s...).Error() }
+func (s several) Unwrap() []error { return s }
 
 // printError prints an error as its line and, where a person can act, its
 // hint. Several get a line each.

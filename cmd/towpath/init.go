@@ -39,6 +39,7 @@ type setup struct {
 	automation string
 	egress     []string
 	images     []proposal
+	first      bool     // the only image is one that was asked for
 	specs      []string // of --image
 	advice     []string // what a person must do besides
 
@@ -50,6 +51,8 @@ type setup struct {
 // written as a comment.
 type proposal struct {
 	name, source, branch, repository, policy string
+
+	unknown bool // nobody knows its source yet
 }
 
 func newInit(g *globals) *cobra.Command {
@@ -204,7 +207,7 @@ func (s *setup) write(cmd *cobra.Command) error {
 	}
 	cfg, err := config.Load(config.Options{File: file})
 	if err != nil {
-		return s.wrongAnswers(err, file)
+		return s.wrongAnswers(err)
 	}
 	if err := s.writeManifests(cmd.Context(), unfinished, cfg); err != nil {
 		return err
@@ -228,23 +231,6 @@ func (s *setup) write(cmd *cobra.Command) error {
 		return fmt.Errorf("init: %w", err)
 	}
 	return s.tell(cfg, keys)
-}
-
-// wrongAnswers says what is wrong with the config that was not written: in the
-// words of its keys, which is what the flags are for.
-func (s *setup) wrongAnswers(err error, file string) error {
-	var problems config.Problems
-	if !errors.As(err, &problems) {
-		return err
-	}
-	var all several
-	for _, p := range problems {
-		if p.File == file {
-			p.File, p.Line = "", 0
-		}
-		all = append(all, hinted{fmt.Errorf("init: %w", p), p.Hint})
-	}
-	return all
 }
 
 // renewBase writes the manifests of this version over those of another.

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/term"
+
+	"towpath.dev/towpath/config"
 )
 
 // question is something that init must know.
@@ -39,6 +43,19 @@ func (s *setup) ask() error {
 		return nil
 	}
 	lines := bufio.NewScanner(file)
+	for {
+		if err := s.askAll(lines, questions); err != nil {
+			return err
+		}
+		again, err := s.reject()
+		if err != nil || !again {
+			return err
+		}
+	}
+}
+
+// askAll asks for everything that has no answer.
+func (s *setup) askAll(lines *bufio.Scanner, questions []question) error {
 	for _, q := range questions {
 		if err := s.askOne(lines, q); err != nil {
 			return err
@@ -46,17 +63,21 @@ func (s *setup) ask() error {
 	}
 	for i := range s.images {
 		image := &s.images[i]
-		if image.source == "" {
+		if image.source == "" && !image.unknown {
 			fmt.Fprintf(s.err, "URL of the source of %s (empty: not now): ", image.name)
 			if lines.Scan() {
 				image.source = strings.TrimSpace(lines.Text())
 			}
+			image.unknown = image.source == ""
 		}
 	}
-	if len(s.images) > 0 {
+	if len(s.images) == 0 {
+		s.images, s.first = append(s.images, proposal{branch: "master"}), true
+	}
+	if !s.first {
 		return nil
 	}
-	image := proposal{branch: "master"}
+	image := &s.images[0]
 	for _, q := range []question{
 		{"image", "name of the first image", &image.name},
 		{"image", "URL of its source", &image.source},
@@ -67,7 +88,6 @@ func (s *setup) ask() error {
 		}
 	}
 	image.policy = "flux-system:" + image.name
-	s.images = append(s.images, image)
 	return nil
 }
 
@@ -81,4 +101,101 @@ func (s *setup) askOne(lines *bufio.Scanner, q question) error {
 		*q.into = strings.TrimSpace(lines.Text())
 	}
 	return nil
+}
+
+// reject takes back the answers that no config may have, and says why.
+func (s *setup) reject() (again bool, err error) {
+	dir, err := os.MkdirTemp("", "towpath-init-")
+	if err != nil {
+		return false, fmt.Errorf("init: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	file := filepath.Join(dir, "towpath.yaml")
+	if err := writeFile(file, s.configText()); err != nil {
+		return false, err
+	}
+	var problems config.Problems
+	if _, err := config.Load(config.Options{File: file}); !errors.As(err, &problems) {
+		return false, err
+	}
+	var wrong []*string
+	for _, p := range problems {
+		// What is not asked for is told when all is written.
+		if flag, into := s.answer(p.Path); into != nil && *into != "" && s.asks(into) {
+			printLine(s.err, flag+": "+p.Text, p.Hint)
+			wrong = append(wrong, into)
+		}
+	}
+	for _, into := range wrong {
+		*into = ""
+	}
+	return len(wrong) > 0, nil
+}
+
+// asks tells whether ask asks for this.
+func (s *setup) asks(into *string) bool {
+	asked := []*string{&s.url, &s.email, &s.towpath, &s.kaniko}
+	for i := range s.images {
+		asked = append(asked, &s.images[i].source)
+		if s.first {
+			asked = append(asked, &s.images[i].name, &s.images[i].repository)
+		}
+	}
+	return slices.Contains(asked, into)
+}
+
+// wrongAnswers says what is wrong with the config that was not written, by the
+// flags that said it.
+func (s *setup) wrongAnswers(err error) error {
+	var problems config.Problems
+	if !errors.As(err, &problems) {
+		return err
+	}
+	var all several
+	for _, p := range problems {
+		p.File, p.Line = "", 0
+		if flag, into := s.answer(p.Path); into != nil {
+			all = append(all, usageError{errors.New(flag + ": " + p.Text), p.Hint})
+		} else {
+			all = append(all, hinted{fmt.Errorf("init: %w", p), p.Hint})
+		}
+	}
+	return all
+}
+
+// answer is where a key of the config was answered.
+func (s *setup) answer(path string) (flag string, into *string) {
+	switch path {
+	case "gitops[0].name":
+		return "--target", &s.target
+	case "gitops[0].url":
+		return "--url", &s.url
+	case "gitops[0].git.checkout.ref.branch":
+		return "--branch", &s.branch
+	case "gitops[0].git.commit.author.email":
+		return "--email", &s.email
+	case "gitops[0].update.path":
+		return "--path", &s.path
+	case "builder.kubernetes.image":
+		return "--towpath-image", &s.towpath
+	case "builder.kaniko.image":
+		return "--kaniko-image", &s.kaniko
+	}
+	known := 0
+	for i := range s.images {
+		image := &s.images[i]
+		if image.source == "" {
+			continue // a comment
+		}
+		for key, into := range map[string]*string{
+			"name": &image.name, "source.url": &image.source, "source.branch": &image.branch,
+			"destination.repository": &image.repository, "policy": &image.policy,
+		} {
+			if path == fmt.Sprintf("images[%d].%s", known, key) {
+				return fmt.Sprintf("--image %s: %s", image.name, key), into
+			}
+		}
+		known++
+	}
+	return "", nil
 }
