@@ -120,7 +120,7 @@ func orAccept(hint string, entry *fleet.Entry, commit gitops.Hash) string {
 	if !entry.Accepts(commit) {
 		return hint + ": the config's word for " + gitops.Short(commit) + " was used"
 	}
-	return hint + ", or name " + commit.String() + " in source.accept"
+	return hint + ", or name " + commit.String() + " in source.accept, with a reason"
 }
 
 // decideSame is the second of the six cases: the newest commit is the one that
@@ -173,7 +173,7 @@ func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verd
 	case promoted.Standing == fleet.Undone && rules.HoldAfterRevert:
 		return Verdict{
 			State: Held, Reason: base + undoing + ", and afterRevert says hold",
-			Hint: "name the commit to go on with in source.accept",
+			Hint: "name the commit to go on with in source.accept, with a reason",
 		}
 	default:
 		return Verdict{Action: Promote, State: Promoted, Reason: candidate + " follows " + base}
@@ -184,7 +184,7 @@ func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verd
 func takenOver(promoted fleet.State) Verdict {
 	verdict := Verdict{
 		State: Held, Reason: "somebody else writes to a marker of ours",
-		Hint: "stop the other writer, or put the marker back, or name the commit to go on with in source.accept",
+		Hint: "stop the other writer, or put the marker back, or name the commit to go on with in source.accept, with a reason",
 	}
 	if f := promoted.Foreign; f != nil {
 		verdict.Reason = fmt.Sprintf("%s was set to %s by %s in %s", f.File, f.Value, f.Author.Name, gitops.Short(f.Commit))
