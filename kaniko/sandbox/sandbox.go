@@ -101,6 +101,7 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 		return Built{}, errors.Join(err, p.release())
 	}
 	log := b.log().With("image", job.Order.Image, "commit", job.Order.Source.Commit, "place", p.number)
+	log.Info("build begins", "log", out.path())
 	built, err := b.run(ctx, p, job, out)
 	built.Log = out.path()
 	if err != nil {
