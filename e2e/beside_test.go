@@ -158,7 +158,7 @@ func TestFluxIsAskedAndBelieved(t *testing.T) {
 
 	shows("no") // nothing is applied yet
 	b.report(b.kustomizations(), "apps", "{lastAppliedRevision: main@sha1:"+before+"}")
-	if why := shows("no"); !strings.Contains(why, "which does not hold the promotion") || !strings.Contains(why, "live     waiting") {
+	if why := shows("no"); !strings.Contains(why, "which does not hold the bump") || !strings.Contains(why, "live     waiting") {
 		t.Errorf("why:\n%s", why)
 	}
 	b.report(b.kustomizations(), "apps", "{lastAppliedRevision: main@sha1:"+bump+"}")

@@ -34,16 +34,31 @@ type Verdict struct {
 	State  State
 	Reason string
 	Hint   string // what a person can do to change it; empty where there is nothing to do
+	// Review is the branch on which what is asked for waits for a person. Empty:
+	// it goes to the branch that Flux applies, or nowhere.
+	Review string
 	// Accepted is the reason that a person gave in the config, where it was
 	// what allowed the promotion.
 	Accepted string
 }
+
+// Plan says what a verdict asks for, before it is done.
+func (v Verdict) Plan() string {
+	if v.Review == "" {
+		return v.Reason
+	}
+	return "to be proposed for review on branch " + v.Review + ": " + v.Reason
+}
+
+// reviewHint is what a person does about a proposal.
+const reviewHint = "merge the branch to deploy it, or delete the branch to reject it"
 
 // Rules are the words of the config that a decision heeds.
 type Rules struct {
 	Observe         bool // start: observe
 	HoldAfterRevert bool // afterRevert: hold
 
+	Branch string // of the target, which Flux applies: what goes to another is proposed there
 	Policy string // of the image's markers, for hints
 }
 
@@ -51,6 +66,44 @@ type Rules struct {
 // the decision: it asks nobody and remembers nothing, so every copy of Towpath
 // that sees the same repositories decides alike.
 func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
+	verdict := decide(rules, promoted, choice)
+	if verdict.Action == Promote || verdict.Action == Fill {
+		verdict.Review = rules.review(promoted)
+	}
+	return verdict
+}
+
+// review is the branch on which the next bump waits; empty: it does not wait.
+func (r Rules) review(promoted fleet.State) string {
+	if promoted.Branch == r.Branch {
+		return ""
+	}
+	return promoted.Branch
+}
+
+// Fate is what became of the newest bump, for who is told of its source commit:
+// promoted, proposed, rejected, undone, overwritten or observed. Empty: there is
+// no bump.
+func Fate(promoted fleet.State) string {
+	switch {
+	case promoted.Entry == nil:
+		return ""
+	case promoted.Standing == fleet.Proposed:
+		return "proposed"
+	case promoted.Standing == fleet.Undone && promoted.Rejected:
+		return "rejected"
+	case promoted.Standing == fleet.Undone:
+		return "undone"
+	case promoted.Standing == fleet.TakenOver:
+		return "overwritten"
+	case promoted.Standing == fleet.Observed:
+		return "observed"
+	default:
+		return "promoted"
+	}
+}
+
+func decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 	entry := promoted.Entry
 	candidate := gitops.Short(choice.Commit.Hash)
 	if stranger := promoted.Stranger; stranger != nil {
@@ -69,10 +122,15 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 		if rules.Observe {
 			return Verdict{Action: Watch, State: Watching, Reason: "starts with the commit after " + candidate}
 		}
-		return Verdict{Action: Promote, State: Promoted, Reason: "the first promotion"}
+		first := "the first promotion"
+		if rules.review(promoted) != "" {
+			first = "the first proposal"
+		}
+		return Verdict{Action: Promote, State: Promoted, Reason: first}
 	}
 
 	base := gitops.Short(entry.Source)
+	named := "the " + Fate(promoted) + " " + base
 	if accepted(promoted, choice) {
 		return Verdict{Action: Promote, State: Promoted, Reason: candidate + " is accepted by the config", Accepted: choice.Accepted}
 	}
@@ -86,16 +144,16 @@ func Decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 		return decideAhead(rules, promoted, candidate, base)
 	case gitops.Behind:
 		return Verdict{
-			State: Behind, Reason: fmt.Sprintf("the branch is at %s, which is older than the promoted %s", candidate, base),
+			State: Behind, Reason: fmt.Sprintf("the branch is at %s, which is older than %s", candidate, named),
 			Hint: orAccept("push a commit on top of "+base, entry, choice.Commit.Hash),
 		}
 	case gitops.Unrelated:
 		return Verdict{
-			State: Refused, Reason: fmt.Sprintf("%s does not descend from the promoted %s: the branch was rewritten", candidate, base),
+			State: Refused, Reason: fmt.Sprintf("%s does not descend from %s: the branch was rewritten", candidate, named),
 			Hint: orAccept("restore the branch", entry, choice.Commit.Hash),
 		}
 	default:
-		return Verdict{State: Failed, Reason: fmt.Sprintf("the history at hand does not say how %s stands to the promoted %s", candidate, base)}
+		return Verdict{State: Failed, Reason: fmt.Sprintf("the history at hand does not say how %s stands to %s", candidate, named)}
 	}
 }
 
@@ -138,10 +196,10 @@ func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict
 	case fleet.Proposed:
 		waits := Verdict{
 			State: Proposed, Reason: base + " waits for review on branch " + promoted.Branch,
-			Hint: "merge the branch to deploy it, or delete the branch to reject it",
+			Hint: reviewHint,
 		}
 		if promoted.Stale {
-			waits.Action, waits.Hint, waits.Reason = Fill, "", base+" is proposed again on the newest base, which it no longer merged into"
+			waits.Action, waits.Hint, waits.Reason = Fill, "", base+" again, on the newest base: the proposal before does not merge any more"
 		}
 		return waits
 	case fleet.TakenOver:
@@ -161,7 +219,8 @@ func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict
 	}
 }
 
-// decideAhead is the third case: there is a newer commit than the promoted one.
+// decideAhead is the third case: there is a newer commit than that of the newest
+// bump.
 func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verdict {
 	undoing := " was undone by a person"
 	if promoted.Rejected {
@@ -176,6 +235,9 @@ func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verd
 			Hint: "name the commit to go on with in source.accept, with a reason",
 		}
 	default:
+		if fate := Fate(promoted); fate != "promoted" {
+			base = "the " + fate + " " + base
+		}
 		return Verdict{Action: Promote, State: Promoted, Reason: candidate + " follows " + base}
 	}
 }

@@ -110,5 +110,35 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestDecideSaysWhatBecameOfTheNewestBump: its commit is called promoted only
+// where it is, and what waits for a review is said to.
+func TestDecideSaysWhatBecameOfTheNewestBump(t *testing.T) {
+	entry := &fleet.Entry{Source: gitops.Hash{0xb}, Bump: gitops.Hash{1}, Ref: "registry.example.com/app:b@sha256:00"}
+	next := source.Choice{Head: gitops.Commit{Hash: gitops.Hash{0xc}}, Commit: gitops.Commit{Hash: gitops.Hash{0xc}}}
+	rules := Rules{Branch: "main"}
+	for _, test := range []struct {
+		promoted fleet.State
+		relation gitops.Relation
+		plan     string
+	}{
+		{fleet.State{Branch: "main"}, gitops.NoBase, "the first promotion"},
+		{fleet.State{Branch: "review"}, gitops.NoBase, "to be proposed for review on branch review: the first proposal"},
+		{fleet.State{Branch: "main", Entry: entry, Standing: fleet.Holds}, gitops.Ahead, "0c000000 follows 0b000000"},
+		{fleet.State{Branch: "main", Entry: entry, Standing: fleet.Undone}, gitops.Ahead, "0c000000 follows the undone 0b000000"},
+		{fleet.State{Branch: "review", Entry: entry, Standing: fleet.Holds}, gitops.Ahead, "to be proposed for review on branch review: 0c000000 follows 0b000000"},
+		{fleet.State{Branch: "review", Entry: entry, Standing: fleet.Proposed}, gitops.Ahead, "to be proposed for review on branch review: 0c000000 follows the proposed 0b000000"},
+		{fleet.State{Branch: "review", Entry: entry, Standing: fleet.Undone, Rejected: true}, gitops.Ahead, "to be proposed for review on branch review: 0c000000 follows the rejected 0b000000"},
+		{fleet.State{Branch: "review", Entry: entry, Standing: fleet.Proposed}, gitops.Behind, "the branch is at 0c000000, which is older than the proposed 0b000000"},
+		{fleet.State{Branch: "main", Entry: entry, Standing: fleet.Undone}, gitops.Unrelated, "0c000000 does not descend from the undone 0b000000: the branch was rewritten"},
+		{fleet.State{Branch: "main", Entry: entry, Standing: fleet.Observed}, gitops.Behind, "the branch is at 0c000000, which is older than the observed 0b000000"},
+		{fleet.State{Branch: "main", Entry: entry, Standing: fleet.TakenOver}, gitops.Behind, "the branch is at 0c000000, which is older than the overwritten 0b000000"},
+	} {
+		next.Relation = test.relation
+		if got := Decide(rules, test.promoted, next).Plan(); got != test.plan {
+			t.Errorf("%s, %s: %q, want %q", test.promoted.Standing, test.relation, got, test.plan)
+		}
+	}
+}
+
 // OK tells whether a person has nothing to mend.
 func (v Verdict) OK() bool { return Outcome{State: v.State}.OK() }

@@ -18,9 +18,9 @@ type State string
 
 const (
 	Done      State = "done"      // the markers hold the newest commit's image
-	Promoted  State = "promoted"  // a bump was pushed
+	Promoted  State = "promoted"  // a bump was pushed to the branch that Flux applies
 	Planned   State = "planned"   // a bump would be pushed
-	Proposed  State = "proposed"  // a bump waits on its review branch
+	Proposed  State = "proposed"  // a bump was pushed to its review branch, or waits there
 	Watching  State = "observing" // promotes from the next change on
 	Held      State = "held"      // reverted, rejected or taken over: a person's word stands
 	Behind    State = "behind"    // the branch is older than what was promoted
@@ -65,7 +65,7 @@ type Outcome struct {
 	Others   int       `json:"others,omitempty"`   // markers in the target that belong to no image of ours
 	Took     Length    `json:"took,omitempty"`
 	Source   string    `json:"source,omitempty"`  // URL of the source repository, without credentials
-	Behind   int       `json:"behind,omitempty"`  // how many commits of the source branch follow the promoted one
+	Behind   int       `json:"behind,omitempty"`  // how many commits of the source branch follow the one promoted or proposed last
 	Build    *Span     `json:"build,omitempty"`   // of the image, where this round built it or tried to
 	Promote  *Span     `json:"promote,omitempty"` // of the bump, where this round made one or tried to
 	Branch   string    `json:"branch,omitempty"`  // that the bump was pushed to; empty where there was nothing to change
@@ -139,7 +139,7 @@ func (o Outcome) failed(step string, err error) Outcome {
 		}
 	case errors.Is(err, fleet.ErrMoved):
 		o.State = Outdated
-		o.Reason = "another copy of Towpath promoted meanwhile: decided anew"
+		o.Reason = "another copy of Towpath was faster: decided anew"
 	case errors.Is(err, fleet.ErrNoMarker):
 		o.State, o.Class = Broken, Rested
 	case errors.Is(err, fleet.ErrForeign):

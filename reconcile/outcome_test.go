@@ -58,7 +58,7 @@ func (b oneBuild) Size(context.Context, string) (int64, error) { return 0, nil }
 func buildAndPromote(t *testing.T, images Images, branch string) Outcome {
 	t.Helper()
 	d := delivery("a", aheadSource{})
-	d.SourceURL, d.Branch = "https://git.example.com/a.git", "main"
+	d.SourceURL, d.Rules.Branch = "https://git.example.com/a.git", "main"
 	d.Fleet, d.Images, d.Builds = openFleet{to: branch}, images, NewBuilds(1)
 	d.Order = func(gitops.Commit) (kaniko.Order, error) { return kaniko.Order{}, nil }
 	return d.Deliver(t.Context())
@@ -84,8 +84,12 @@ func TestOutcomeTellsWhatWasDoneAndHowLongItTook(t *testing.T) {
 }
 
 func TestOutcomeOfAProposalIsNotPushedToWhatFluxApplies(t *testing.T) {
-	if o := buildAndPromote(t, oneBuild{began: time.Now()}, "towpath/a"); o.Branch != "towpath/a" || o.Pushed != "" {
+	o := buildAndPromote(t, oneBuild{began: time.Now()}, "towpath/a")
+	if o.Branch != "towpath/a" || o.Pushed != "" {
 		t.Errorf("pushed %q to %q", o.Pushed, o.Branch)
+	}
+	if o.State != Proposed || o.Reason != "proposed for review on branch towpath/a: 04000000 follows 01000000" || o.Hint == "" {
+		t.Errorf("%s: %s (%s)", o.State, o.Reason, o.Hint)
 	}
 }
 

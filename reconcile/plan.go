@@ -64,6 +64,7 @@ func (d *Delivery) look(ctx context.Context) (s Sight) {
 		s.Outcome.Notices, s.Unasked = append(s.Outcome.Notices, notice), true
 	}
 	s.Outcome = s.Outcome.settled(s.Verdict)
+	s.Outcome.Reason = s.Verdict.Plan()
 	if s.Verdict.Action == Promote || s.Verdict.Action == Fill {
 		s.Outcome.State = Planned
 	}

@@ -63,7 +63,6 @@ type Fleet interface {
 type Delivery struct {
 	Image     fleet.Image
 	Target    string
-	Branch    string // of the target: what Flux applies
 	Rules     Rules
 	Query     source.Query // Base is filled from the ledger
 	SourceURL string
@@ -153,10 +152,13 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	}
 	o = o.settled(verdict)
 	o.Bump, o.Behind = hash(done.Bump), len(choice.Refused)
-	if o.Branch = done.Branch; done.Branch == d.Branch {
+	switch o.Branch = done.Branch; done.Branch {
+	case "": // nothing had to change but the ledger
+	case d.Rules.Branch:
 		o.Pushed = hash(done.Head)
-	} else if done.Branch != "" {
-		o.Reason += ": proposed for review on branch " + done.Branch
+	default:
+		o.State, o.Hint = Proposed, reviewHint
+		o.Reason = "proposed for review on branch " + done.Branch + ": " + o.Reason
 	}
 	for _, problem := range done.Problems {
 		if text := notice(problem); !slices.Contains(o.Problems, text) {
@@ -164,7 +166,7 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 		}
 	}
 	if done.Mirror != nil {
-		o.Notices = append(o.Notices, fmt.Sprintf("promoted, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
+		o.Notices = append(o.Notices, fmt.Sprintf("the bump was pushed, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
 	}
 	return o
 }

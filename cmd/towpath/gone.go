@@ -10,7 +10,7 @@ import (
 	"towpath.dev/towpath/reconcile"
 )
 
-// gone warns of a promoted image that its registry has no more: what runs goes
+// gone warns of a promoted or proposed image that its registry has no more: what runs goes
 // on running, until a node has to pull it again. Where the registry cannot be
 // asked, nothing is said: the round tells of that.
 func gone(ctx context.Context, d *reconcile.Delivery, s reconcile.Sight) []string {
@@ -22,6 +22,6 @@ func gone(ctx context.Context, d *reconcile.Delivery, s reconcile.Sight) []strin
 	if _, err := d.Images.Size(ctx, entry.Ref); !errors.Is(err, registry.ErrNotFound) {
 		return nil
 	}
-	return []string{entry.Ref + " is promoted, and the registry has no such image any more: no node can pull it again; " +
+	return []string{entry.Ref + " is " + reconcile.Fate(s.Promoted) + ", and the registry has no such image any more: no node can pull it again; " +
 		"push the next source commit, or restore the image, and have the registry's clean-up spare what is deployed"}
 }

@@ -22,8 +22,8 @@ import (
 // applied is what Flux has made of an image's promotion, as far as it may be
 // read.
 type applied struct {
-	// Live: what applies the image's manifests has applied its newest
-	// promotion. nil: that is not known.
+	// Live: what applies the image's manifests has applied its newest bump. nil:
+	// that is not known.
 	Live           *bool       `json:"live,omitempty"`
 	Repository     string      `json:"gitRepository"`      // namespace/name
 	Artifact       string      `json:"artifact,omitempty"` // revision that source-controller has fetched
@@ -36,7 +36,7 @@ type applied struct {
 type appliedBy struct {
 	Name     string `json:"name"`               // namespace/name
 	Revision string `json:"revision,omitempty"` // that it applied last
-	Live     *bool  `json:"live,omitempty"`     // that revision holds the promotion; nil: not known
+	Live     *bool  `json:"live,omitempty"`     // that revision holds the newest bump; nil: not known
 	Stuck    string `json:"stuck,omitempty"`    // why it applies no further
 }
 
@@ -87,7 +87,7 @@ func (v *fluxView) applied(ctx context.Context, repository types.NamespacedName)
 	return read()
 }
 
-// of tells how far an image's newest promotion has come. nil: Flux is not
+// of tells how far an image's newest bump has come. nil: Flux is not
 // asked about this target.
 func (v *fluxView) of(ctx context.Context, d *reconcile.Delivery, promoted fleet.State) *applied {
 	if v == nil {
@@ -126,7 +126,7 @@ func (v *fluxView) of(ctx context.Context, d *reconcile.Delivery, promoted fleet
 	return a
 }
 
-// holdsBump tells whether a revision holds an image's newest promotion; nil
+// holdsBump tells whether a revision holds an image's newest bump; nil
 // with an error: it is not known.
 func holdsBump(ctx context.Context, target *fleet.Fleet, image fleet.Image, at flux.Standing) (*bool, error) {
 	live := false
@@ -209,9 +209,9 @@ func liveGate(a *applied) gate {
 		switch {
 		case k.Live == nil:
 		case *k.Live:
-			text += ", which holds the promotion"
+			text += ", which holds the bump"
 		default:
-			text += ", which does not hold the promotion"
+			text += ", which does not hold the bump"
 		}
 		said = append(said, text+stuck(k.Stuck))
 	}

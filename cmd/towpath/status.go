@@ -19,11 +19,12 @@ import (
 type row struct {
 	Image    string          `json:"image"`
 	Target   string          `json:"target"`
-	Head     string          `json:"head"`     // tip of the source branch
-	LastGood string          `json:"lastGood"` // newest commit that may be built
-	Built    string          `json:"built"`    // its image is built and sealed: yes, no, unknown where the registry does not say, or building; failed as its Job or the history says
-	Bump     string          `json:"bump"`     // newest bump commit
-	Promoted string          `json:"promoted"` // source commit of the ledger
+	Head     string          `json:"head"`           // tip of the source branch
+	LastGood string          `json:"lastGood"`       // newest commit that may be built
+	Built    string          `json:"built"`          // its image is built and sealed: yes, no, unknown where the registry does not say, or building; failed as its Job or the history says
+	Bump     string          `json:"bump"`           // newest bump commit
+	Promoted string          `json:"promoted"`       // source commit of the newest bump; Fate says what became of that
+	Fate     string          `json:"fate,omitempty"` // promoted, proposed, rejected, undone, overwritten, or observed
 	State    reconcile.State `json:"state"`
 	Reason   string          `json:"reason,omitempty"`
 	Hint     string          `json:"hint,omitempty"`
@@ -83,7 +84,7 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 	o := s.Outcome
 	r := row{
 		Image: o.Image, Target: o.Target, Head: o.Head, LastGood: o.Commit, Built: "no", Bump: o.Bump,
-		Promoted: o.Base, State: o.State, Reason: o.Reason, Hint: o.Hint, Problems: o.Problems, Notices: o.Notices, Others: o.Others,
+		Promoted: o.Base, Fate: reconcile.Fate(s.Promoted), State: o.State, Reason: o.Reason, Hint: o.Hint, Problems: o.Problems, Notices: o.Notices, Others: o.Others,
 	}
 	if s.Built || s.Promoted.Standing == fleet.Holds && o.Commit == o.Base {
 		r.Built = "yes"
@@ -118,7 +119,7 @@ func printRows(out io.Writer, rows []row, past bool) {
 	for _, r := range rows {
 		cells := []string{
 			r.Image, r.Target, short(r.Head), short(r.LastGood), r.Built,
-			short(r.Promoted), short(r.Bump), string(r.State), age(r.Since),
+			promotedColumn(r), short(r.Bump), string(r.State), age(r.Since),
 		}
 		if asked {
 			cells = append(cells, r.Applied.column())
@@ -147,6 +148,15 @@ func printRows(out io.Writer, rows []row, past bool) {
 	if !past {
 		fmt.Fprintln(out, "no history here: no daemon has written to this cache")
 	}
+}
+
+// promotedColumn names the source commit of the newest bump, and what became of
+// that unless it is promoted.
+func promotedColumn(r row) string {
+	if r.Fate == "" || r.Fate == "promoted" {
+		return short(r.Promoted)
+	}
+	return short(r.Promoted) + " (" + r.Fate + ")"
 }
 
 // age is how long ago something was, in its largest unit.

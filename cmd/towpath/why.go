@@ -88,7 +88,7 @@ func (g *globals) why(ctx context.Context, what string) error {
 		}
 		a.Notices = append(a.Notices, gone(ctx, d, s)...)
 		if !named {
-			if a.Promotions, a.Commit, a.err = pastOf(ctx, d, what); a.err == nil &&
+			if a.Promotions, a.Commit, a.err = pastOf(ctx, d, s.Promoted, what); a.err == nil &&
 				!mentions(s.Outcome, what) && len(history) == 0 && len(a.Promotions) == 0 && a.Commit == nil {
 				return nil
 			}
@@ -198,18 +198,18 @@ func descentGate(s reconcile.Sight) gate {
 	if s.Promoted.Entry == nil {
 		return gate{Gate: "descent", Verdict: passed, Detail: "nothing was promoted before " + commit}
 	}
-	base := gitops.Short(s.Promoted.Entry.Source)
+	base, fate := gitops.Short(s.Promoted.Entry.Source), reconcile.Fate(s.Promoted)
 	switch s.Choice.Relation {
 	case gitops.Same:
-		return gate{Gate: "descent", Verdict: passed, Detail: base + " is the promoted commit, and nothing watched has changed since"}
+		return gate{Gate: "descent", Verdict: passed, Detail: fmt.Sprintf("%s is the %s commit, and nothing watched has changed since", base, fate)}
 	case gitops.Ahead:
-		return gate{Gate: "descent", Verdict: passed, Detail: commit + " descends from the promoted " + base}
+		return gate{Gate: "descent", Verdict: passed, Detail: fmt.Sprintf("%s descends from the %s %s", commit, fate, base)}
 	default:
 		verdict := stopped
 		if s.Verdict.Accepted != "" {
 			verdict = passed
 		}
-		return gate{Gate: "descent", Verdict: verdict, Detail: fmt.Sprintf("%s is %s to the promoted %s", commit, s.Choice.Relation, base)}
+		return gate{Gate: "descent", Verdict: verdict, Detail: fmt.Sprintf("%s is %s to the %s %s", commit, s.Choice.Relation, fate, base)}
 	}
 }
 
@@ -231,7 +231,7 @@ func buildGate(s reconcile.Sight, last reconcile.Outcome, building string) gate 
 }
 
 func promoteGate(s reconcile.Sight) gate {
-	g := gate{Gate: "promote", Detail: s.Verdict.Reason}
+	g := gate{Gate: "promote", Detail: s.Verdict.Plan()}
 	if entry := s.Promoted.Entry; entry != nil {
 		g.When = entry.When
 		g.Detail += fmt.Sprintf(" (bump %s)", gitops.Short(entry.Bump))

@@ -148,10 +148,12 @@ func (w *wiring) delivery(cfg *config.Config, image *config.Image, target *confi
 	}
 	digest, builder := image.Digest(cfg), w.builder
 	return &reconcile.Delivery{
-		Image:     fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest},
-		Target:    target.Name,
-		Branch:    target.Branch(),
-		Rules:     reconcile.Rules{Observe: image.Start == config.StartObserve, HoldAfterRevert: target.AfterRevert == config.RevertHold, Policy: policy.String()},
+		Image:  fleet.Image{Name: image.Name, Policy: policy, Pin: image.Pin == config.PinDigest},
+		Target: target.Name,
+		Rules: reconcile.Rules{
+			Observe: image.Start == config.StartObserve, HoldAfterRevert: target.AfterRevert == config.RevertHold,
+			Branch: target.Branch(), Policy: policy.String(),
+		},
 		Query:     source.Query{Branch: image.Source.Branch, Watch: image.Source.Watch, Accept: accept},
 		SourceURL: image.Source.URL,
 		SourceRef: "refs/heads/" + image.Source.Branch,

@@ -14,7 +14,7 @@ var (
 	ErrMoved = errors.New("the ledger has moved since this was decided")
 	// ErrPromoted: the ledger names this source commit already and no person
 	// accepted it anew, or the person's word for it was used before.
-	ErrPromoted = errors.New("this source commit was promoted already")
+	ErrPromoted = errors.New("this source commit was promoted or proposed already")
 	// ErrNoMarker: nothing to edit. Wrapped in a NoMarkerError.
 	ErrNoMarker = errors.New("no marker")
 	// ErrForeign: somebody else wrote over our value. Wrapped in a ForeignError.

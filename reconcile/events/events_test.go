@@ -79,8 +79,16 @@ func TestEachThingIsToldOnce(t *testing.T) {
 			[]string{"ImageBuilt 11111111", "Promoted 11111111", "Promoted 11111111"},
 		},
 		"proposed": {
-			[]reconcile.Outcome{round(0, reconcile.Promoted, one, toReview), round(1, reconcile.Proposed, one), round(2, reconcile.Proposed, one)},
-			[]string{"Proposed 11111111"},
+			[]reconcile.Outcome{round(0, reconcile.Proposed, one, toReview), round(1, reconcile.Proposed, one), round(2, reconcile.Proposed, one, toReview), round(3, reconcile.Proposed, two, toReview), round(4, reconcile.Done, two)},
+			[]string{"Proposed 11111111", "Proposed 22222222"},
+		},
+		"proposed, and a file is broken": {
+			[]reconcile.Outcome{round(0, reconcile.Proposed, one, toReview, problem), round(1, reconcile.Proposed, one, problem), round(2, reconcile.Proposed, one, toReview, problem)},
+			[]string{"Proposed 11111111", "Failed!"},
+		},
+		"waits for review when Towpath begins": {
+			[]reconcile.Outcome{round(0, reconcile.Proposed, one), round(1, reconcile.Done, one)},
+			nil,
 		},
 		"built, and not promoted at once": {
 			[]reconcile.Outcome{round(0, reconcile.Failed, one, withBuild), round(1, reconcile.Promoted, one, pushed)},

@@ -25,6 +25,7 @@ type memory struct {
 type remembered struct {
 	state  reconcile.State
 	reason string
+	commit string
 	kind   kind
 	since  time.Time // when it came to be of this kind
 	told   kind      // what somebody was told is wrong with it; none: nothing
@@ -43,7 +44,10 @@ func (m *memory) note(o reconcile.Outcome, about string) []told {
 	}
 	name := o.Image + " " + o.Target
 	before := cmp.Or(m.deliveries[name], &remembered{})
-	now := &remembered{state: o.State, reason: o.Reason, kind: kindOf(o), since: o.Time, told: before.told}
+	// The same commit that is proposed again, on a newer base, is no news.
+	proposes := o.State == reconcile.Proposed && o.Branch != "" && (before.state != reconcile.Proposed || before.commit != o.Commit)
+	bumps := proposes || o.State == reconcile.Promoted
+	now := &remembered{state: o.State, reason: o.Reason, commit: o.Commit, kind: kindOf(o, bumps), since: o.Time, told: before.told}
 	if now.kind == before.kind {
 		now.since = before.since
 	}
@@ -89,7 +93,7 @@ func (m *memory) note(o reconcile.Outcome, about string) []told {
 	case well:
 		now.told = none
 		switch {
-		case o.State == reconcile.Promoted:
+		case bumps:
 			all = append(all, promoted(o))
 		case before.told != none:
 			all = append(all, stands(o, Recovered, "recovered", false))
@@ -123,9 +127,9 @@ const (
 	trouble      // something does not work
 )
 
-// kindOf is an outcome's. One that came to rest and left files alone, which a
-// person must mend, is trouble.
-func kindOf(o reconcile.Outcome) kind {
+// kindOf is an outcome's. One that came to rest without a new bump and left
+// files alone, which a person must mend, is trouble.
+func kindOf(o reconcile.Outcome, bumps bool) kind {
 	switch o.State {
 	case reconcile.Held, reconcile.Behind:
 		return hold
@@ -136,7 +140,7 @@ func kindOf(o reconcile.Outcome) kind {
 	case reconcile.Failed, reconcile.Broken:
 		return trouble
 	}
-	if len(o.Problems) > 0 && o.State != reconcile.Promoted {
+	if len(o.Problems) > 0 && !bumps {
 		return trouble
 	}
 	return well

@@ -95,7 +95,7 @@ func New(provider metric.MeterProvider, version string, known func(image, target
 		metric.WithDescription("Unix time since when an image stands still; absent while it does not"))
 	fail(e)
 	behind, e := meter.Int64ObservableGauge("towpath.image.behind", metric.WithUnit("{commit}"),
-		metric.WithDescription("Commits of the source branch that follow the promoted one"))
+		metric.WithDescription("Commits of the source branch that follow the one promoted or proposed last"))
 	fail(e)
 	leader, e := meter.Int64ObservableGauge("towpath.leader", metric.WithUnit("1"),
 		metric.WithDescription("1 where this copy holds the Lease, 0 where it waits; absent without leader election"))
