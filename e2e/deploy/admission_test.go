@@ -128,6 +128,29 @@ var shapes = []struct {
 	{"fetch that publishes", func(s *corev1.PodSpec) { fetch(s).Args[0] = "publish" }, "run Towpath's steps"},
 	{"another program in publish", func(s *corev1.PodSpec) { publish(s).Command = []string{"/out/towpath"} }, "run Towpath's steps"},
 
+	{"a publish that finds its program in what kaniko left", func(s *corev1.PodSpec) {
+		publish(s).Env = append(publish(s).Env, corev1.EnvVar{Name: "PATH", Value: "/out"})
+	}, "no environment but"},
+	{"a fetch that trusts other authorities", func(s *corev1.PodSpec) {
+		fetch(s).Env = append(fetch(s).Env, corev1.EnvVar{Name: "SSL_CERT_FILE", Value: "/order/ca.crt"})
+	}, "no environment but"},
+	{"a publish of another home", func(s *corev1.PodSpec) {
+		publish(s).Env[slices.IndexFunc(publish(s).Env, func(e corev1.EnvVar) bool { return e.Name == "HOME" })].Value = "/out"
+	}, "no environment but"},
+	{"authorities that kaniko left", func(s *corev1.PodSpec) {
+		publish(s).Env[slices.IndexFunc(publish(s).Env, func(e corev1.EnvVar) bool { return e.Name == "SSL_CERT_DIR" })].Value = "/out"
+	}, "no environment but"},
+	{"kaniko's output in place of publish's program", func(s *corev1.PodSpec) {
+		publish(s).VolumeMounts = append(publish(s).VolumeMounts, corev1.VolumeMount{Name: "out", MountPath: "/usr/local/bin", ReadOnly: true})
+	}, "at its place"},
+	{"a part of kaniko's output", func(s *corev1.PodSpec) { mounted(publish(s), "out").SubPath = "image" }, "at its place"},
+	{"an order that kaniko left", func(s *corev1.PodSpec) { mounted(publish(s), "publish-order").Name = "out" }, "at its place"},
+	{"authorities that fetch left", func(s *corev1.PodSpec) { mounted(publish(s), "authorities").Name = "work" }, "at its place"},
+	{"one temporary directory for kaniko and publish", func(s *corev1.PodSpec) { mount(kaniko(s), "publish-tmp", "/tmp") }, "nothing that kaniko could write"},
+	{"shared memory for kaniko and publish", func(s *corev1.PodSpec) { mounted(publish(s), "publish-shm").Name = "kaniko-shm" }, "nothing that kaniko could write"},
+	{"an output that publish writes", func(s *corev1.PodSpec) { mounted(publish(s), "out").ReadOnly = false }, "nothing that kaniko could write"},
+	{"the place of the cluster's own", func(s *corev1.PodSpec) { s.PriorityClassName = "system-node-critical" }, "lives by"},
+
 	{"a secret in the environment", func(s *corev1.PodSpec) {
 		publish(s).Env = []corev1.EnvVar{{Name: "PASSWORD", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{LocalObjectReference: corev1.LocalObjectReference{Name: "registry"}, Key: "password"}}}}
 	}, "no environment from elsewhere"},
@@ -294,6 +317,32 @@ func TestBuildsStayAsAdmitted(t *testing.T) {
 	} {
 		if _, err := daemon.BatchV1().Jobs("towpath-builds").Patch(t.Context(), "stays", types.MergePatchType, patch(change), metav1.PatchOptions{}); err != nil {
 			t.Errorf("Towpath's own change of the Job, %s: %v", name, err)
+		}
+	}
+	// A status that is written takes the words about its object along.
+	for name, change := range map[string]object{
+		"another order": {"metadata": object{"annotations": object{"towpath.dev/publish": "x"}}},
+		"a failure":     {"metadata": object{"annotations": object{"towpath.dev/failure": "x"}}},
+	} {
+		if _, err := jobs.Patch(t.Context(), "stays", types.MergePatchType, patch(change), metav1.PatchOptions{}, "status"); err == nil || !strings.Contains(err.Error(), "what Towpath wrote") {
+			t.Errorf("with the Job's status, %s: %v", name, err)
+		}
+		if _, err := pods.Patch(t.Context(), pod.Name, types.MergePatchType, patch(change), metav1.PatchOptions{}, "status"); err == nil || !strings.Contains(err.Error(), "what Towpath wrote") {
+			t.Errorf("with the pod's status, %s: %v", name, err)
+		}
+	}
+	if _, err := controller.BatchV1().Jobs("towpath-builds").Patch(t.Context(), "stays", types.MergePatchType, patch(object{"status": object{"active": 1, "startTime": "2026-11-22T00:00:00Z"}}), metav1.PatchOptions{}, "status"); err != nil {
+		t.Errorf("the Job controller's word of how the Job stands: %v", err)
+	}
+	if _, err := controller.CoreV1().Pods("towpath-builds").Patch(t.Context(), pod.Name, types.MergePatchType, patch(object{"status": object{"phase": "Running"}}), metav1.PatchOptions{}, "status"); err != nil {
+		t.Errorf("a kubelet's word of how the pod stands: %v", err)
+	}
+	for name, change := range map[string]object{
+		"a finalizer": {"metadata": object{"finalizers": []string{"example.com/stays"}}},
+		"an owner":    {"metadata": object{"ownerReferences": []object{{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1"}}}},
+	} {
+		if _, err := daemon.BatchV1().Jobs("towpath-builds").Patch(t.Context(), "stays", types.MergePatchType, patch(change), metav1.PatchOptions{}); err == nil || !strings.Contains(err.Error(), "neither whose it is") {
+			t.Errorf("Towpath's change of the Job, %s: %v", name, err)
 		}
 	}
 	if _, err := daemon.BatchV1().Jobs("towpath-builds").Patch(t.Context(), "stays", types.MergePatchType, patch(object{"spec": object{"parallelism": 0}}), metav1.PatchOptions{}); err == nil || !strings.Contains(err.Error(), "a build is not changed") {
