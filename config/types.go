@@ -34,7 +34,8 @@ type Config struct {
 	Secrets string `json:"secrets"`
 	// Cache is a directory that may be deleted at any time: that costs time,
 	// never correctness. A relative path starts at this file's directory. With
-	// the sandbox it is root's alone to change. Default /var/cache/towpath.
+	// the sandbox it is root's alone to change. Another one takes a restart.
+	// Default /var/cache/towpath.
 	Cache string `json:"cache"`
 	// Credentials say which secret serves where. The longest match wins; a
 	// secretRef beside a URL or repository overrides them all.

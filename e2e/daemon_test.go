@@ -165,6 +165,47 @@ func TestReloadDuringBuild(t *testing.T) {
 	intact(t, w)
 }
 
+// TestReloadOfWhatTakesARestart changes what a running daemon cannot follow: it
+// says so, with what to do, and goes on as it was; and once that is set back it
+// follows again. What it can follow beside a part that it cannot, it does.
+func TestReloadOfWhatTakesARestart(t *testing.T) {
+	t.Parallel()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory})
+	d := w.Daemon(t, nil)
+	promotes(t, w, d, w.App.Head())
+	cache, other := "cache: "+filepath.Join(w.Dir, "cache")+"\n", "cache: "+filepath.Join(w.Dir, "elsewhere")+"\n"
+	edit(t, w, cache, other)
+	d.Wait("it says that this takes a restart", patience, func() bool {
+		for line := range strings.Lines(d.Logs()) {
+			if strings.Contains(line, "level=ERROR") && strings.Contains(line, "the one before it stays in force") &&
+				strings.Contains(line, filepath.Join(w.Dir, "elsewhere")) && strings.Contains(line, `hint="restart towpath`) {
+				return true
+			}
+		}
+		return false
+	})
+	promotes(t, w, d, paint(w, "shade-1"))
+	if lab.Exists(filepath.Join(w.Dir, "elsewhere")) {
+		t.Error("it works in both places")
+	}
+	edit(t, w, other, cache+"leaderElection: {enabled: false}\nevents: {address: \"http://127.0.0.1:1/\"}\nsuspend: true\n")
+	d.Wait("it follows what it can", patience, func() bool { return strings.Contains(d.Logs(), "state=suspended") })
+	if !strings.Contains(d.Logs(), `keys="events.address, leaderElection"`) {
+		t.Error("it does not say what it cannot follow")
+	}
+	if code := d.Stop(); code != 0 || t.Failed() {
+		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
+	}
+	// Started anew, it works where the config says.
+	edit(t, w, cache, other)
+	edit(t, w, "suspend: true", "suspend: false")
+	again := w.Daemon(t, nil)
+	promotes(t, w, again, paint(w, "shade-2"))
+	if code := again.Stop(); code != 0 || !lab.Exists(filepath.Join(w.Dir, "elsewhere", "sources")) {
+		t.Errorf("the daemon ended with %d\n%s", code, again.Logs())
+	}
+}
+
 // TestBrokenReload breaks the config under a running daemon, which goes on with
 // the one it has, says what is wrong with the new one, and follows once it is
 // mended.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -94,6 +95,13 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	watching.Go(func() { frugal(ctx) })
 	watching.Go(func() {
 		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) {
+			if err == nil && next.Cache != cfg.Cache {
+				// Its copies, builds, locks, history and heartbeat are there: half of them
+				// in another place would be two daemons in one.
+				g.log.Error("the changed config takes a restart: the one before it stays in force", "error", "cache is "+next.Cache+" now, and this daemon works in "+cfg.Cache,
+					"hint", "restart towpath, or set cache back for the other changes to be followed at once")
+				return
+			}
 			if err == nil {
 				groups, err = w.groups(next, "")
 			}
@@ -102,6 +110,9 @@ func (g *globals) runDaemon(ctx context.Context) error {
 				return
 			}
 			g.log.Info("the config changed", "images", len(next.Images), "sources", len(groups))
+			if late := untilRestart(cfg, next); len(late) > 0 {
+				g.log.Warn("a part of the changed config is followed from the next start on", "keys", strings.Join(late, ", "), "hint", "restart towpath")
+			}
 			deliveries.put(groups)
 		})
 	})
@@ -114,6 +125,18 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	})
 	g.log.Info("towpath ends")
 	return err
+}
+
+// untilRestart names the keys that changed and that only a start heeds.
+func untilRestart(running, next *config.Config) []string {
+	var late []string
+	if next.Events.Address != running.Events.Address {
+		late = append(late, "events.address")
+	}
+	if !reflect.DeepEqual(next.LeaderElection, running.LeaderElection) {
+		late = append(late, "leaderElection")
+	}
+	return late
 }
 
 // hangups keeps SIGHUP, by which daemons are told to read their config, from
