@@ -278,7 +278,7 @@ func (d *Delivery) bump(promoted fleet.State, choice source.Choice, verdict Verd
 // sizeBefore is the size of the image that the bump replaces, or 0 where that
 // cannot be had: it is for people to read and stops nothing.
 func (d *Delivery) sizeBefore(ctx context.Context, promoted fleet.State) int64 {
-	if promoted.Entry == nil || promoted.Entry.Ref == "" {
+	if promoted.Entry == nil || promoted.Entry.Ref == "" || promoted.Standing != fleet.Holds && promoted.Standing != fleet.Unfilled {
 		return 0
 	}
 	size, err := d.Images.Size(ctx, promoted.Entry.Ref)

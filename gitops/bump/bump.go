@@ -13,6 +13,7 @@ package bump
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -57,6 +58,8 @@ const (
 	maxAuthor  = 40
 	maxCommits = 20
 	maxReason  = 400
+	maxBefore  = 200 // of a value that a marker held
+	maxValues  = 3
 )
 
 // Message returns the commit message of a bump, which ends in its trailers and
@@ -116,6 +119,9 @@ func body(d Data) string {
 		// The reference, over two lines: digests are long.
 		name, tag, digest := d.Trailers.image()
 		fmt.Fprintf(&b, "Image: %s:%s\n       %s\n", name, tag, digest)
+		if values := before(d); values != "" {
+			fmt.Fprintf(&b, "Before: %s\n", values)
+		}
 		if d.Size > 0 {
 			fmt.Fprintf(&b, "Size: %s\n", size(d.Size, d.SizeBefore))
 		}
@@ -146,6 +152,51 @@ func commitList(d Data) string {
 		fmt.Fprintf(&b, "  … and %d more\n", more)
 	}
 	return b.String() + "\n"
+}
+
+// before names what the markers held, where the subject does not: a commit that
+// is promoted once more has no other before it, and after a revert, a rejected
+// review or another writer the markers hold something else than the base's image.
+func before(d Data) string {
+	if d.Fill || d.Base.IsZero() {
+		return ""
+	}
+	base, again := d.Base.String()[:minTagged], d.Base == d.Commit.Hash
+	var values []string
+	seen := map[string]bool{"": true}
+	for _, c := range d.Changes {
+		if untagged.MatchString(c.Setter) || !again && strings.Contains(c.Old, base) {
+			continue
+		}
+		if value := shown(c.Old); !seen[value] {
+			seen[value] = true
+			values = append(values, value)
+		}
+	}
+	more := ""
+	if n := len(values) - maxValues; n > 0 {
+		more = fmt.Sprintf(" and %d more", n)
+	}
+	return strings.Join(values[:min(len(values), maxValues)], ", ") + more
+}
+
+// minTagged is how many digits of its commit every tag has at least.
+const minTagged = 7
+
+var (
+	// untagged is a marker that holds no tag.
+	untagged  = regexp.MustCompile(`^[^:]*:[^:]*:(name|digest)$`)
+	imageName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/:-]*$`)
+)
+
+// shown is a marker's value for people: without the digest, and defused unless
+// it is the name of an image.
+func shown(value string) string {
+	name, _, _ := strings.Cut(value, "@sha256:")
+	if imageName.MatchString(name) && !strings.Contains(name, "://") && len(name) <= maxBefore {
+		return name
+	}
+	return Defuse(name, maxBefore)
 }
 
 // size is "12.3 MiB (+1.2 MiB)".

@@ -48,8 +48,8 @@ func sample(t testing.TB) Data {
 		SizeBefore: 12_500_000,
 		Changes: []Change{
 			{File: "clusters/production/podinfo.yaml", Object: ObjectIdentifier{"apps/v1", "Deployment", "web", "podinfo"},
-				Old: "registry.example.com/apps/podinfo:old", New: "registry.example.com/apps/podinfo:new", Setter: "flux-system:podinfo"},
-			{File: "clusters/production/kustomization.yaml", Old: "old", New: "new", Setter: "flux-system:podinfo:tag"},
+				Old: "registry.example.com/apps/podinfo:master-3f2a9c1e", New: "registry.example.com/apps/podinfo:new", Setter: "flux-system:podinfo"},
+			{File: "clusters/production/kustomization.yaml", Old: "master-3f2a9c1e", New: "new", Setter: "flux-system:podinfo:tag"},
 		},
 		Automation: types.NamespacedName{Namespace: "flux-system", Name: "production"},
 	}
@@ -82,7 +82,27 @@ func TestMessage(t *testing.T) {
 			"podinfo: 8b07d4aa Fix readiness probe\n\n" +
 				"  8b07d4aa Fix readiness probe (Ada Lovelace)\n" +
 				"  77aa0000 Count errors (Grace Hopper)\n\n" +
-				image + "\n" + trailers + "Towpath-Accepted: the revert was a mistake\n"},
+				image + "Before: registry.example.com/apps/podinfo:master-3f2a9c1e, master-3f2a9c1e\n\n" + trailers + "Towpath-Accepted: the revert was a mistake\n"},
+		{"after a revert", func(d *Data) {
+			d.Changes[0].Old, d.Changes[1].Old, d.Size = "registry.example.com/my-apps/podinfo:master-11111111@sha256:"+strings.Repeat("1", 64), "master-11111111", 0
+			d.Changes = append(d.Changes, Change{Old: "sha256:22", New: "sha256:23", Setter: "flux-system:podinfo:digest"})
+		},
+			"podinfo: 3f2a9c1e → 8b07d4aa Fix readiness probe\n\n" +
+				"  8b07d4aa Fix readiness probe (Ada Lovelace)\n" +
+				"  77aa0000 Count errors (Grace Hopper)\n\n" +
+				image + "Before: registry.example.com/my-apps/podinfo:master-11111111, master-11111111\n\n" + trailers},
+		{"after somebody else wrote all over it", func(d *Data) {
+			for _, old := range hostile {
+				d.Changes = append(d.Changes, Change{Old: old, New: "x", Setter: "flux-system:podinfo"})
+			}
+			d.Size = 0
+		},
+			"podinfo: 3f2a9c1e → 8b07d4aa Fix readiness probe\n\n" +
+				"  8b07d4aa Fix readiness probe (Ada Lovelace)\n" +
+				"  77aa0000 Count errors (Grace Hopper)\n\n" +
+				image + "Before: Fixes # 12 and closes group/project! 3, GH- 12, owner/repo# 12 @ team @ org/team, " +
+				"chore: release (skip ci) (ci skip) *NO_CI* (no ci) skip checks: true, " +
+				"x Towpath Commit: 0000000000000000000000000000000000000000 and 20 more\n\n" + trailers},
 		{"more commits than are listed", func(d *Data) {
 			d.More = 30
 			for len(d.Commits) < 25 {

@@ -37,13 +37,13 @@ Files:
 Objects:
 -  ` + `
   Changes:
-    - old -> new
+    - master-3f2a9c1e -> new
 - Deployment podinfo
   Changes:
-    - registry.example.com/apps/podinfo:old -> registry.example.com/apps/podinfo:new`},
+    - registry.example.com/apps/podinfo:master-3f2a9c1e -> registry.example.com/apps/podinfo:new`},
 		{"flux's values and changes", `{{ .Values.team }}: {{ range .Changed.Changes }}{{ .Setter }} {{ .OldValue | trunc 3 }} {{ .NewValue | upper }};{{ end }}` +
 			`{{ .AutomationObject.Name }} {{ .AutomationObject.Namespace }} [{{ .Values.none }}]`,
-			"web: flux-system:podinfo reg REGISTRY.EXAMPLE.COM/APPS/PODINFO:NEW;flux-system:podinfo:tag old NEW;production flux-system []"},
+			"web: flux-system:podinfo reg REGISTRY.EXAMPLE.COM/APPS/PODINFO:NEW;flux-system:podinfo:tag mas NEW;production flux-system []"},
 		{"ours", "{{ .Image }} {{ .Tag }} {{ .Digest | trunc 10 }} {{ .Policy }} {{ .Target }} {{ .Previous | trunc 8 }} {{ .More }}\n{{ range .Commits }}{{ .Short }} {{ .Subject }}, {{ .Author }}, {{ .When.Unix }}\n{{ end }}{{ .Commit }}",
 			"podinfo master-8b07d4aa0c11-1763750000 sha256:555 flux-system:podinfo production 3f2a9c1e 0\n" +
 				"8b07d4aa Fix readiness probe, Ada Lovelace, 1763750000\n77aa0000 Count errors, Grace Hopper, 1763750000\n8b07d4aa0c110000000000000000000000000000"},
