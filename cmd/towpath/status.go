@@ -20,7 +20,7 @@ type row struct {
 	Image    string          `json:"image"`
 	Target   string          `json:"target"`
 	Head     string          `json:"head"`           // tip of the source branch
-	LastGood string          `json:"lastGood"`       // newest commit that may be built
+	LastGood string          `json:"lastGood"`       // newest commit that may be built, whether or not it builds
 	Built    string          `json:"built"`          // its image is built and sealed: yes, no, unknown where the registry does not say, or building; failed as its Job or the history says
 	Bump     string          `json:"bump"`           // newest bump commit
 	Promoted string          `json:"promoted"`       // source commit of the newest bump; Fate says what became of that
@@ -28,7 +28,7 @@ type row struct {
 	State    reconcile.State `json:"state"`
 	Reason   string          `json:"reason,omitempty"`
 	Hint     string          `json:"hint,omitempty"`
-	Since    time.Time       `json:"since,omitzero"`     // when the ledger's entry was made
+	Since    time.Time       `json:"since,omitzero"`     // when the newest bump was made
 	Problems []string        `json:"problems,omitempty"` // files of the GitOps repository that a person must mend
 	Notices  []string        `json:"notices,omitempty"`
 	Others   int             `json:"others,omitempty"` // markers in the target that belong to no image here
@@ -41,7 +41,17 @@ func newStatus(g *globals) *cobra.Command {
 		Short: "How every image stands in every target",
 		Long: `Reads the repositories, the ledger and the registry, and the history that the
 daemon left in its cache, and prints a line for each image and target. Changes
-nothing.`,
+nothing.
+
+  HEAD       tip of the source branch
+  CANDIDATE  newest commit that may be built, whether or not it builds
+  BUILT      yes: its image is built and sealed; no, building, failed, or unknown
+             where the registry does not say
+  PROMOTED   source commit of the newest bump, and what became of that unless it is
+             promoted: proposed, rejected, undone, overwritten or observed
+  BUMP       that commit in the GitOps repository, and BUMP AGE how old it is
+  STATE      what a round would come to; the lines below the table say why
+  LIVE       whether Flux has applied the bump, where the target names flux`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, w, groups, err := g.open("")
 			if err != nil {
@@ -110,7 +120,7 @@ func printRows(out io.Writer, rows []row, past bool) {
 		return
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	columns := []string{"IMAGE", "TARGET", "HEAD", "LAST GOOD", "BUILT", "PROMOTED", "BUMP", "STATE", "AGE"}
+	columns := []string{"IMAGE", "TARGET", "HEAD", "CANDIDATE", "BUILT", "PROMOTED", "BUMP", "STATE", "BUMP AGE"}
 	asked := slices.ContainsFunc(rows, func(r row) bool { return r.Applied != nil })
 	if asked {
 		columns = append(columns, "LIVE")
