@@ -56,6 +56,9 @@ func (g *globals) runOnce(ctx context.Context, image string) error {
 	}
 	defer w.close()
 	w.sweep(ctx)
+	if image == "" { // else what is not open may be another image's
+		w.discard(cfg.Cache)
+	}
 	// What a pass brings is its result, and printed as that: it is not logged,
 	// too, unless somebody wants to see everything.
 	in := g.cluster(cfg)
@@ -93,6 +96,7 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	deliveries := newFeed(groups)
 	var watching sync.WaitGroup
 	watching.Go(func() { frugal(ctx) })
+	watching.Go(func() { w.discardDaily(ctx, cfg.Cache) })
 	watching.Go(func() {
 		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) {
 			if err == nil && next.Cache != cfg.Cache {

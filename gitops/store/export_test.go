@@ -14,3 +14,6 @@ func (s *Store) Rest() {
 
 // Pace is how long a fetch is silent between two lines of progress.
 func (s *Store) Pace(d time.Duration) { s.pace = d }
+
+// Claim locks the first free copy in a directory.
+var Claim = claim

@@ -113,23 +113,52 @@ func open(dir string, remote fetcher) (*Store, error) {
 func claim(dir string) (own string, lock *os.File, err error) {
 	for n := range maxCopies {
 		own := filepath.Join(dir, strconv.Itoa(n))
-		if err := os.MkdirAll(own, 0o700); err != nil {
-			return "", nil, fmt.Errorf("open cache: %w", err)
-		}
-		lock, err := os.OpenFile(filepath.Join(own, lockName), os.O_RDWR|os.O_CREATE, 0o600)
+		lock, err := tryLock(own)
 		if err != nil {
 			return "", nil, fmt.Errorf("open cache: %w", err)
 		}
-		err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
+		if lock != nil {
 			return own, lock, nil
-		}
-		lock.Close()
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return "", nil, fmt.Errorf("lock cache %s: %w", own, err)
 		}
 	}
 	return "", nil, fmt.Errorf("open cache %s: %d others have it open", dir, maxCopies)
+}
+
+// tryLock locks a copy; nil where another has it open.
+func tryLock(own string) (*os.File, error) {
+	path := filepath.Join(own, lockName)
+	for try := 1; ; try++ {
+		err := os.MkdirAll(own, 0o700)
+		var lock *os.File
+		if err == nil {
+			lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		}
+		if errors.Is(err, fs.ErrNotExist) && try < 10_000 {
+			continue // it is being discarded at this moment
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			lock.Close()
+			if errors.Is(err, syscall.EWOULDBLOCK) {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("lock %s: %w", own, err)
+		}
+		if isAt(lock, path) {
+			touch(lock)
+			return lock, nil
+		}
+		lock.Close() // it was discarded before we had it
+	}
+}
+
+// touch notes a use of the copy, for Discard. Where that cannot be noted, the copy
+// may be discarded too soon, which costs time.
+func touch(lock *os.File) {
+	now := time.Now()
+	_ = os.Chtimes(lock.Name(), now, now)
 }
 
 const lockName = "lock"
@@ -137,14 +166,7 @@ const lockName = "lock"
 // holds tells whether the copy on disk is still the one that was locked. It is
 // a cache: somebody may have deleted it, lock and all, and another store may
 // have begun one in its place.
-func (s *Store) holds() bool {
-	ours, err := s.lock.Stat()
-	if err != nil {
-		return false
-	}
-	there, err := os.Lstat(filepath.Join(s.dir, lockName))
-	return err == nil && os.SameFile(ours, there)
-}
+func (s *Store) holds() bool { return isAt(s.lock, filepath.Join(s.dir, lockName)) }
 
 // move takes another copy where ours was deleted.
 func (s *Store) move() error {
@@ -321,6 +343,9 @@ func (s *Store) Close() error {
 		s.idle.Stop()
 	}
 	s.rest()
+	if s.holds() {
+		touch(s.lock)
+	}
 	return s.lock.Close()
 }
 
