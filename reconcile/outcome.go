@@ -63,6 +63,7 @@ type Outcome struct {
 	Problems []string  `json:"problems,omitempty"` // files of the GitOps repository that a person must mend; the others were edited
 	Notices  []string  `json:"notices,omitempty"`  // what a person should know although nothing failed
 	Others   int       `json:"others,omitempty"`   // markers in the target that belong to no image of ours
+	OthersAt []string  `json:"othersAt,omitempty"` // where the first of them are, and of which policy
 	Took     Length    `json:"took,omitempty"`
 	Source   string    `json:"source,omitempty"`  // URL of the source repository, without credentials
 	Behind   int       `json:"behind,omitempty"`  // how many commits of the source branch follow the one promoted or proposed last

@@ -192,6 +192,9 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	}
 	query := d.Query
 	o.Others = promoted.Others
+	for _, other := range promoted.OthersAt {
+		o.OthersAt = append(o.OthersAt, fmt.Sprintf("%s:%d (%s)", other.File, other.Line, other.Policy))
+	}
 	for _, problem := range promoted.Problems {
 		if problem.Ours {
 			o.Problems = append(o.Problems, notice(problem))

@@ -284,9 +284,11 @@ func printOutcomes(out io.Writer, outcomes []reconcile.Outcome) {
 		}
 		printNotes(out, o.Image, o.Target, nil, o.Notices)
 	}
-	others := map[string]int{}
+	others := map[string]strangers{}
 	for _, o := range outcomes {
-		others[o.Target] = o.Others
+		if o.Others > 0 { // a round that failed has not looked
+			others[o.Target] = strangers{o.Others, o.OthersAt}
+		}
 	}
 	printOthers(out, others)
 }
@@ -305,16 +307,27 @@ func printNotes(out io.Writer, image, target string, problems, notices []string)
 	}
 }
 
+// strangers are the markers of a target that are not ours.
+type strangers struct {
+	count int
+	first []string // where the first of them are
+}
+
 // printOthers counts the markers that are not ours, a line for each target.
-func printOthers(out io.Writer, others map[string]int) {
+func printOthers(out io.Writer, others map[string]strangers) {
 	for _, target := range slices.Sorted(maps.Keys(others)) {
-		switch n := others[target]; n {
-		case 0:
-		case 1:
-			fmt.Fprintf(out, "%s: 1 marker belongs to no image here and is left alone\n", target)
-		default:
-			fmt.Fprintf(out, "%s: %d markers belong to no image here and are left alone\n", target, n)
+		found := others[target]
+		text := "1 marker belongs to no image here and is left alone"
+		if found.count > 1 {
+			text = fmt.Sprintf("%d markers belong to no image here and are left alone", found.count)
 		}
+		if len(found.first) > 0 {
+			text += ": " + strings.Join(found.first, ", ")
+		}
+		if more := found.count - len(found.first); more > 0 && len(found.first) > 0 {
+			text += fmt.Sprintf(" and %d more", more)
+		}
+		fmt.Fprintf(out, "%s: %s\n", target, gitops.Line(text, 600))
 	}
 }
 

@@ -31,8 +31,9 @@ type row struct {
 	Since    time.Time       `json:"since,omitzero"`     // when the newest bump was made
 	Problems []string        `json:"problems,omitempty"` // files of the GitOps repository that a person must mend
 	Notices  []string        `json:"notices,omitempty"`
-	Others   int             `json:"others,omitempty"` // markers in the target that belong to no image here
-	Applied  *applied        `json:"flux,omitempty"`   // what Flux has made of it; absent: it is not asked
+	Others   int             `json:"others,omitempty"`   // markers in the target that belong to no image here
+	OthersAt []string        `json:"othersAt,omitempty"` // where the first of them are
+	Applied  *applied        `json:"flux,omitempty"`     // what Flux has made of it; absent: it is not asked
 }
 
 func newStatus(g *globals) *cobra.Command {
@@ -94,7 +95,7 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 	o := s.Outcome
 	r := row{
 		Image: o.Image, Target: o.Target, Head: o.Head, LastGood: o.Commit, Built: "no", Bump: o.Bump,
-		Promoted: o.Base, Fate: reconcile.Fate(s.Promoted), State: o.State, Reason: o.Reason, Hint: o.Hint, Problems: o.Problems, Notices: o.Notices, Others: o.Others,
+		Promoted: o.Base, Fate: reconcile.Fate(s.Promoted), State: o.State, Reason: o.Reason, Hint: o.Hint, Problems: o.Problems, Notices: o.Notices, Others: o.Others, OthersAt: o.OthersAt,
 	}
 	if s.Built || s.Promoted.Standing == fleet.Holds && o.Commit == o.Base {
 		r.Built = "yes"
@@ -149,9 +150,11 @@ func printRows(out io.Writer, rows []row, past bool) {
 	for _, r := range rows {
 		printNotes(out, r.Image, r.Target, r.Problems, r.Notices)
 	}
-	others := map[string]int{}
+	others := map[string]strangers{}
 	for _, r := range rows {
-		others[r.Target] = r.Others
+		if r.Others > 0 { // a row that failed has not looked
+			others[r.Target] = strangers{r.Others, r.OthersAt}
+		}
 	}
 	printOthers(out, others)
 	printUnknown(out, rows)

@@ -2,11 +2,14 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"towpath.dev/towpath/e2e/lab"
 	"towpath.dev/towpath/gitops"
@@ -143,8 +146,33 @@ func TestKnownPoliciesAreNotOthers(t *testing.T) {
 		t.Errorf("%d others, want 2", s.Others)
 	}
 	f.Known([]marker.Policy{images[1].Policy})
-	if s := y.state(f, images[0]); s.Others != 1 {
-		t.Errorf("%d others, want 1", s.Others)
+	s := y.state(f, images[0])
+	if s.Others != 1 || len(s.OthersAt) != 1 || s.OthersAt[0].Policy != images[2].Policy || s.OthersAt[0].Line == 0 {
+		t.Errorf("%d others, want 1: %v", s.Others, s.OthersAt)
+	}
+}
+
+// TestOthersAreNamedInOrder: however many there are, and however they lie in
+// memory, the same first few are named.
+func TestOthersAreNamedInOrder(t *testing.T) {
+	t.Parallel()
+	files := map[string]string{}
+	for i := range 40 {
+		files[fmt.Sprintf("clusters/production/%02d.yaml", i)] = fmt.Sprintf("a: 1 # {\"$imagepolicy\": \"flux-system:p%d\"}\nb: 1 # {\"$imagepolicy\": \"flux-system:q%d\"}\n", 40-i, i%3)
+	}
+	y := newYard(t, files)
+	for range 20 {
+		s := y.state(y.fleet(), Image{Name: "podinfo", Policy: marker.Policy{Namespace: "flux-system", Name: "podinfo"}})
+		var got []string
+		for _, o := range s.OthersAt {
+			got = append(got, fmt.Sprintf("%s:%d %s", o.File, o.Line, o.Policy))
+		}
+		want := []string{
+			"clusters/production/00.yaml:1 flux-system:p40", "clusters/production/00.yaml:2 flux-system:q0", "clusters/production/01.yaml:1 flux-system:p39",
+		}
+		if diff := cmp.Diff(want, got); diff != "" || s.Others != 80 {
+			t.Fatalf("%d others (-want +got):\n%s", s.Others, diff)
+		}
 	}
 }
 

@@ -87,9 +87,10 @@ func (f *Fleet) state(ctx context.Context, w *world, image Image) (State, error)
 		return State{}, err
 	}
 	_, recorded := w.refs[f.ledgerRef(image.Name)]
+	others, first := w.view.others(f.known.ours())
 	return State{
 		Head: w.head, Entry: entry, Standing: v.standing, Sites: w.view.sites[image.Policy],
-		Foreign: v.foreign, Problems: w.view.problems(image.Policy), Others: w.view.others(f.known.ours()),
+		Foreign: v.foreign, Problems: w.view.problems(image.Policy), Others: others, OthersAt: first,
 		Branch: strings.TrimPrefix(f.pushRef(image.Name), "refs/heads/"),
 		Stale:  v.stale, Rejected: v.rejected, Stranger: v.stranger, Rewritten: w.rewritten,
 		LedgerRefused: f.bare || entry != nil && !recorded && !f.keepsLedger(w),

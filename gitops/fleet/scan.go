@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -401,15 +402,32 @@ func (v *view) problems(policy marker.Policy) []Problem {
 	return append(all, v.notes...)
 }
 
-// others counts the markers of policies that nobody here edits.
-func (v *view) others(ours func(marker.Policy) bool) int {
-	n := 0
+// namedOthers is how many of the markers that are not ours a person is told of.
+const namedOthers = 3
+
+// others counts the markers of policies that nobody here edits, and names the
+// first of them.
+func (v *view) others(ours func(marker.Policy) bool) (n int, first []Found) {
 	for policy, sites := range v.sites {
-		if !ours(policy) {
-			n += len(sites)
+		if ours(policy) {
+			continue
+		}
+		n += len(sites)
+		// Each policy's are in the order of files: its first are enough.
+		for _, site := range sites[:min(len(sites), namedOthers)] {
+			at, _ := slices.BinarySearchFunc(first, site, Found.compare)
+			if at == namedOthers {
+				break
+			}
+			first = slices.Insert(first[:min(len(first), namedOthers-1)], at, site)
 		}
 	}
-	return n
+	return n, first
+}
+
+// compare orders markers by file and line.
+func (f Found) compare(g Found) int {
+	return cmp.Or(strings.Compare(f.File, g.File), f.Line-g.Line, placeOf(f).compare(placeOf(g)))
 }
 
 // resolve walks to a path. A zero entry: it is not there.

@@ -19,6 +19,7 @@ type State struct {
 	Foreign  *Foreign  // with TakenOver: whose value it is
 	Problems []Problem // files that a person must look at
 	Others   int       // markers of policies that nobody here edits
+	OthersAt []Found   // the first few of them, by file and line
 
 	// Branch is where the next bump goes: the target's, or the review branch.
 	Branch string
