@@ -45,6 +45,7 @@ type setup struct {
 
 	objects *automation.Objects // of --from-flux; nil: none
 	update  automation.Update   // the one that is taken over
+	left    []string            // images that stay Flux's since others make them, with their policies
 }
 
 // proposal is an image to promote. Where its source is not known yet, it is

@@ -12,6 +12,7 @@ import (
 
 	flux "github.com/fluxcd/image-automation-controller/api/v1"
 	"github.com/fluxcd/pkg/apis/meta"
+	"github.com/google/go-containerregistry/pkg/name"
 	"sigs.k8s.io/yaml"
 
 	"towpath.dev/towpath/gitops/automation"
@@ -47,7 +48,7 @@ func (s *setup) readFlux(said func(flag string) bool) error {
 	if !said("branch") && source.Branch != "" {
 		s.branch = source.Branch
 	}
-	if err := s.takeGit(update.Spec.GitSpec, said("branch")); err != nil {
+	if err := s.takeGit(update, said("branch"), said("email")); err != nil {
 		return err
 	}
 
@@ -61,7 +62,9 @@ func (s *setup) readFlux(said func(flag string) bool) error {
 	}
 	ordered := slices.SortedFunc(maps.Keys(covered), func(a, b marker.Policy) int { return strings.Compare(a.String(), b.String()) })
 	for _, policy := range ordered {
-		s.propose(objects, policy)
+		if err := s.propose(objects, policy); err != nil {
+			return err
+		}
 	}
 	s.objects, s.update = objects, update
 	return nil
@@ -91,16 +94,20 @@ func (s *setup) farewell() {
 			}
 		}
 	}
+	if len(s.left) > 0 {
+		s.advice = append(s.advice, "Left to Flux: "+strings.Join(s.left, ", ")+". Others make what is in Docker Hub's library, and Towpath promotes what it builds from a source of yours. "+
+			"What Flux has for them stays, and no image in towpath.yaml may name their policies. To build one of your own in the place of one, run this again with --image name=…,source=URL,repository=HOST/PATH,policy=NAMESPACE:NAME.")
+	}
 	if len(taken) == 0 {
 		return
 	}
 	if s.writesMore(taken) {
-		s.advice = append(s.advice, fmt.Sprintf("%s (%s) stays: it also writes markers of policies that are not taken over.", s.update, s.update.File))
+		s.advice = append(s.advice, fmt.Sprintf("%s (%s) stays: it also writes markers of policies that are not taken over. It writes every marker %s whose ImagePolicy is in the cluster, so those that are named next have to be gone there before Towpath starts.", s.update, s.update.File, below(s.path)))
 	} else {
 		gone = append([]automation.Object{s.update.Object}, gone...)
 	}
 	if len(gone) > 0 {
-		s.advice = append(s.advice, "In the same commit delete what Flux would write the same markers by: "+join(gone)+". `towpath check` refuses images that still have two writers.")
+		s.advice = append(s.advice, "In the same commit delete what Flux would write the same markers by: "+join(gone)+". Flux takes them out of the cluster where their Kustomization says prune: true; elsewhere take them out there, too. `towpath check` refuses images that still have two writers.")
 	}
 }
 
@@ -151,11 +158,11 @@ func (s *setup) chooseAutomation(objects *automation.Objects) (automation.Update
 
 // takeGit takes spec.git as it is, but for who signs: every bump is signed, with
 // a key of Towpath's own.
-func (s *setup) takeGit(spec *flux.GitSpec, branchSaid bool) error {
-	if spec == nil {
+func (s *setup) takeGit(update automation.Update, branchSaid, emailSaid bool) error {
+	if update.Spec.GitSpec == nil {
 		return nil
 	}
-	git := spec.DeepCopy()
+	git := update.Spec.GitSpec.DeepCopy()
 	if git.Checkout == nil {
 		git.Checkout = &flux.GitCheckoutSpec{}
 	}
@@ -172,6 +179,7 @@ func (s *setup) takeGit(spec *flux.GitSpec, branchSaid bool) error {
 		s.email = git.Commit.Author.Email
 	}
 	git.Commit.Author.Email = s.email
+	s.tellAuthor(update, git.Commit.Author, emailSaid)
 	git.Commit.SigningKey = &flux.SigningKey{Type: flux.SigningKeyTypeSSH, SecretRef: meta.LocalObjectReference{Name: "towpath-signing"}}
 	if template := git.Commit.MessageTemplate; template != "" {
 		s.advice = append(s.advice, "The automation's messageTemplate was taken over. Without one Towpath says what a reviewer asks: the commits that come with the image, and its size.")
@@ -188,8 +196,42 @@ func (s *setup) takeGit(spec *flux.GitSpec, branchSaid bool) error {
 	return nil
 }
 
-// propose makes an image of a policy, unless --image says what it is.
-func (s *setup) propose(objects *automation.Objects, policy marker.Policy) {
+// tellAuthor says whose name bumps bear, where that was Flux's.
+func (s *setup) tellAuthor(update automation.Update, author flux.CommitUser, emailSaid bool) {
+	whose := "the author"
+	switch {
+	case emailSaid && author.Name == "", author.Email == "":
+		return
+	case emailSaid:
+		whose = "the name"
+	}
+	s.advice = append(s.advice, fmt.Sprintf("Bumps are committed as %s: %s was taken over from %s (%s), so they look like Flux's own. Another is for git.commit.author in towpath.yaml to say; the key that signs bumps has to be registered for the user of that address.",
+		strings.TrimSpace(author.Name+" <"+author.Email+">"), whose, update, update.File))
+}
+
+// below is how people are told of an update.path.
+func below(path string) string {
+	if strings.Trim(path, "./") == "" {
+		return "of the repository"
+	}
+	return "below " + path
+}
+
+// upstream tells whether an image is one of Docker Hub's library, such as redis,
+// or of a copy of that: only its makers push there.
+func upstream(image string) bool {
+	repository, err := name.NewRepository(image)
+	if err != nil {
+		return false
+	}
+	host, path := repository.RegistryStr(), repository.RepositoryStr()
+	hub := []string{name.DefaultRegistry, "docker.io", "registry-1.docker.io", "registry.hub.docker.com", "mirror.gcr.io"}
+	return slices.Contains(hub, host) && strings.HasPrefix(path, "library/") || host == "public.ecr.aws" && strings.HasPrefix(path, "docker/library/")
+}
+
+// propose makes an image of a policy, unless --image says what it is. An image
+// that others make is left to Flux.
+func (s *setup) propose(objects *automation.Objects, policy marker.Policy) error {
 	var repository automation.Repository
 	for _, p := range objects.Policies {
 		if p.Name == policy.Name && (p.Namespace == policy.Namespace || p.Namespace == "") {
@@ -202,14 +244,23 @@ func (s *setup) propose(objects *automation.Objects, policy marker.Policy) {
 			into = &s.images[i]
 		}
 	}
+	if into.name == "" && upstream(repository.Image) {
+		s.left = append(s.left, fmt.Sprintf("%s (policy %s)", repository.Image, policy))
+		return nil
+	}
 	if into.name == "" {
 		s.images = append(s.images, proposal{name: strings.ReplaceAll(policy.Name, ".", "-"), branch: "master"})
 		into = &s.images[len(s.images)-1]
 	}
 	into.policy = policy.String()
+	if into.repository == "" && upstream(repository.Image) {
+		return usageError{fmt.Errorf("--image %s: its repository is missing: %s is one of Docker Hub's library, which only its makers push to", into.name, repository.Image),
+			"say where yours goes: repository=HOST/PATH"}
+	}
 	if into.repository == "" {
 		into.repository = repository.Image
 	}
+	return nil
 }
 
 // readClone reads the YAML files of a work tree.
