@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"towpath.dev/towpath/config"
+	"towpath.dev/towpath/gitops"
 )
 
 // Exit codes, as documented in the README.
@@ -171,6 +171,5 @@ func printLine(w io.Writer, text, hint string) {
 	}
 }
 
-func oneLine(s string) string {
-	return strings.Join(strings.Fields(s), " ")
-}
+// oneLine is harmless on a terminal, whoever wrote it.
+func oneLine(s string) string { return gitops.Line(s, 0) }

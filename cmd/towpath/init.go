@@ -163,20 +163,32 @@ func (s *setup) places() error {
 	if err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	if tree := workTree(secrets); tree != "" || inside(secrets, out) {
+	if tree := workTree(secrets); tree != "" || inside(resolved(secrets), resolved(out)) {
 		return hinted{fmt.Errorf("init: %s is among what is committed", s.secrets), "private keys do not belong into a git work tree: name a directory elsewhere by --secrets"}
 	}
 	s.out, s.secrets = out, secrets
 	return nil
 }
 
+// resolved is a path without the symlinks on its way, of which the end need not
+// exist.
+func resolved(path string) string {
+	rest := ""
+	for dir := path; ; dir = filepath.Dir(dir) {
+		if real, err := filepath.EvalSymlinks(dir); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if dir == filepath.Dir(dir) {
+			return path
+		}
+		rest = filepath.Join(filepath.Base(dir), rest)
+	}
+}
+
 // workTree is the git work tree that a path, which need not exist, is in; empty:
 // none.
 func workTree(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		path = real
-	}
-	for dir := path; ; dir = filepath.Dir(dir) {
+	for dir := resolved(path); ; dir = filepath.Dir(dir) {
 		if _, err := os.Lstat(filepath.Join(dir, ".git")); err == nil {
 			return dir
 		}
@@ -237,13 +249,25 @@ func (s *setup) write(cmd *cobra.Command) error {
 // renewBase writes the manifests of this version over those of another.
 func (s *setup) renewBase() error {
 	base := filepath.Join(s.out, "base")
-	if _, err := os.Stat(filepath.Join(base, "kustomization.yaml")); err != nil {
+	// By the binding of Towpath's own policy: every version has it, and nobody else.
+	admission, err := os.ReadFile(filepath.Join(base, "admission.yaml"))
+	if err != nil || !strings.Contains(string(admission), "policyName: towpath-builds\n") {
 		return hinted{fmt.Errorf("init: %s holds no manifests of Towpath", base), "towpath init without --renew writes them"}
+	}
+	// All of them are written before the others go.
+	unfinished, err := os.MkdirTemp(s.out, ".towpath-init-")
+	if err != nil {
+		return fmt.Errorf("init: %w", err)
+	}
+	defer os.RemoveAll(unfinished)
+	renewed := filepath.Join(unfinished, "base")
+	if err := os.CopyFS(renewed, deploy.Files); err != nil {
+		return fmt.Errorf("init: %w", err)
 	}
 	if err := os.RemoveAll(base); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	if err := os.CopyFS(base, deploy.Files); err != nil {
+	if err := os.Rename(renewed, base); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
 	return s.print(map[string]string{"base": base}, func(w io.Writer) {

@@ -14,8 +14,11 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/deploy"
+	"towpath.dev/towpath/gitops"
 )
 
 // writeManifests writes the base of this version, and what is this cluster's own
@@ -90,7 +93,7 @@ func (s *setup) fluxPatches() string {
   - target: {kind: RoleBinding, namespace: flux-system, name: towpath}
     patch: |
       - {op: replace, path: /metadata/namespace, value: %[1]s}
-`, namespace, name)
+`, scalar(namespace), scalar(name))
 }
 
 // admissionPatch pins what builds are made of.
@@ -154,8 +157,12 @@ func daemonPatch(cfg *config.Config) string {
 		if name == "towpath-signing" || name == "towpath-provenance" {
 			continue
 		}
-		fmt.Fprintf(&mounts, "            - {name: secret-%[1]s, mountPath: /etc/towpath/secrets/%[1]s, readOnly: true}\n", name)
-		fmt.Fprintf(&volumes, "        - {name: secret-%[1]s, secret: {secretName: %[1]s, defaultMode: 0440}}\n", name)
+		volume := "secret-" + name
+		if len(volume) > validation.DNS1123LabelMaxLength {
+			volume = "secret-" + digestOf(name)
+		}
+		fmt.Fprintf(&mounts, "            - {name: %s, mountPath: /etc/towpath/secrets/%s, readOnly: true}\n", volume, name)
+		fmt.Fprintf(&volumes, "        - {name: %s, secret: {secretName: %s, defaultMode: 0440}}\n", volume, scalar(name))
 	}
 	text := `# The Secrets that towpath.yaml names: add a line to both lists for each more.
 apiVersion: apps/v1
@@ -377,7 +384,7 @@ func (s *setup) tell(cfg *config.Config, keys madeKeys) error {
 			if i == 0 {
 				fmt.Fprintln(w, "\nAnd:")
 			}
-			fmt.Fprintf(w, "\n- %s\n", text)
+			fmt.Fprintf(w, "\n- %s\n", gitops.Line(text, 0)) // it names objects as others wrote them
 		}
 		fmt.Fprintf(w, "\nNext: these Secrets, then a Flux Kustomization for %s: deploy/README.md of Towpath, 3 and 4.\n", s.out)
 	})

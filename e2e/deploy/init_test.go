@@ -11,6 +11,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"towpath.dev/towpath/config"
@@ -111,5 +112,63 @@ func TestInit(t *testing.T) {
 		if !seen[name] {
 			t.Errorf("there is no %s among %v", name, seen)
 		}
+	}
+}
+
+// TestInitOddNames: names that YAML reads as numbers, and the longest that there
+// are, are what they are in what init writes.
+func TestInitOddNames(t *testing.T) {
+	c := install(t)
+	dir := t.TempDir()
+	towpath, err := lab.BuildTowpath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, longest := filepath.Join(dir, "fleet", "towpath"), strings.Repeat("s", 63)
+	said, err := exec.CommandContext(t.Context(), towpath, "init", "--out", out, "--secrets", filepath.Join(dir, "keys"),
+		"--url", "ssh://git@10.1.2.3/platform/fleet.git", "--email", "towpath@example.com", "--towpath-image", towpathImage, "--kaniko-image", kanikoImage,
+		"--flux-source", "1234/5678", "--fleet-secret", "1e3", "--git-secret", longest, "--registry-secret", "0",
+		"--image", "name=null,source=https://10.1.2.3/apps/podinfo.git,repository=10.1.2.4/apps/podinfo,policy=1234:5678").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	text, err := exec.CommandContext(t.Context(), lab.Tool(t, "kustomize"), "build", out).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.as("root", "system:masters").CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "1234"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, object := range decode(t, string(text)) {
+		resource, err := c.resource(c.admin, object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := resource.Apply(t.Context(), object.GetName(), object, metav1.ApplyOptions{FieldManager: "kustomize-controller", Force: true, DryRun: []string{metav1.DryRunAll}}); err != nil {
+			t.Errorf("%s %s/%s: %v", object.GetKind(), object.GetNamespace(), object.GetName(), err)
+		}
+		name := object.GetKind() + " " + object.GetNamespace() + "/" + object.GetName()
+		seen[name] = true
+		switch name {
+		case "Role 1234/towpath":
+			if names := as[rbacv1.Role](t, object).Rules[0].ResourceNames; !slices.Equal(names, []string{"5678"}) {
+				t.Errorf("it may patch %q", names)
+			}
+		case "Deployment towpath/towpath":
+			var secrets []string
+			for _, volume := range as[appsv1.Deployment](t, object).Spec.Template.Spec.Volumes {
+				if volume.Secret != nil {
+					secrets = append(secrets, volume.Secret.SecretName)
+				}
+			}
+			slices.Sort(secrets)
+			if want := []string{"0", "1e3", longest, "towpath-provenance", "towpath-signing"}; !slices.Equal(secrets, want) {
+				t.Errorf("it mounts %q", secrets)
+			}
+		}
+	}
+	if !seen["Role 1234/towpath"] || !seen["Deployment towpath/towpath"] {
+		t.Errorf("there is neither Role nor Deployment among %v", seen)
 	}
 }
