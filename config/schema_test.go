@@ -164,17 +164,66 @@ func TestWatchWithoutNews(t *testing.T) {
 	var swap sync.WaitGroup
 	swap.Go(func() { err = os.Rename(at("links/next"), at("links/current")) })
 	var seen *Config
-	watch(ctx, Options{}, running, 5*time.Millisecond, func(c *Config, err error) {
+	watch(ctx, Options{}, running, 5*time.Millisecond, func(c *Config, err error) error {
 		if seen = c; err != nil {
 			t.Error(err)
 		}
 		cancel()
+		return nil
 	})
 	if swap.Wait(); err != nil {
 		t.Fatal(err)
 	}
 	if seen == nil || seen.Interval != 2*time.Minute {
 		t.Errorf("seen: %+v", seen)
+	}
+}
+
+// TestWatchTriesAgain: a config that could not be put to work is handed over again
+// at every look, and no more once it is at work.
+func TestWatchTriesAgain(t *testing.T) {
+	t.Parallel()
+	src, err := os.ReadFile("towpath.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "towpath.yaml")
+	write := func(interval string) {
+		t.Helper()
+		if err := os.WriteFile(file+"~", []byte(strings.Replace(string(src), "interval: 1m", "interval: "+interval, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(file+"~", file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("1m")
+	running, err := Load(Options{File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	write("2m")
+	var handed []time.Duration
+	watch(ctx, Options{}, running, 5*time.Millisecond, func(c *Config, err error) error {
+		if err != nil {
+			t.Error(err)
+			cancel()
+			return nil
+		}
+		switch handed = append(handed, c.Interval); len(handed) {
+		case 1, 2:
+			return errors.New("the disk is full")
+		case 3:
+			write("3m")
+		default:
+			cancel()
+		}
+		return nil
+	})
+	if want := []time.Duration{2 * time.Minute, 2 * time.Minute, 2 * time.Minute, 3 * time.Minute}; !slices.Equal(handed, want) {
+		t.Errorf("handed over: %v, want %v", handed, want)
 	}
 }
 

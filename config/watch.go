@@ -12,18 +12,20 @@ import (
 // snapshot to onChange, until the context ends. A config that is wrong is
 // handed over as an error, once, and whoever runs keeps the snapshot they have;
 // the one that mends it is handed over even if it says what the running one
-// says. onChange is called by one goroutine, Watch's own.
+// says. So is one that onChange could not put to work, at every later look,
+// until it can. onChange is called by one goroutine, Watch's own; of an error it
+// was handed, what it returns does not matter.
 //
 // It sees the swapped symlink of a mounted ConfigMap, the rename by which
 // editors save, and files that appear or vanish under include. Viper's own
 // watcher is not used: it ends at the first removal of the file, and ends the
 // process where inotify has no more to give. Here a look every half minute
 // serves then, and on file systems that announce nothing.
-func Watch(ctx context.Context, options Options, running *Config, onChange func(*Config, error)) {
+func Watch(ctx context.Context, options Options, running *Config, onChange func(*Config, error) error) {
 	watch(ctx, options, running, 30*time.Second, onChange)
 }
 
-func watch(ctx context.Context, options Options, running *Config, every time.Duration, onChange func(*Config, error)) {
+func watch(ctx context.Context, options Options, running *Config, every time.Duration, onChange func(*Config, error) error) {
 	options.File = running.File
 	var changed <-chan fsnotify.Event
 	var missed <-chan error
@@ -46,10 +48,13 @@ func watch(ctx context.Context, options Options, running *Config, every time.Dur
 		switch {
 		case err != nil && err.Error() != wrong:
 			wrong = err.Error()
-			onChange(nil, err)
+			_ = onChange(nil, err)
 		case err == nil && (wrong != "" || next.Digest() != running.Digest()):
+			if err := onChange(next, nil); err != nil {
+				wrong = err.Error() // a full disk, perhaps, which is so no longer at the next look
+				break
+			}
 			wrong, running = "", next
-			onChange(next, nil)
 			continue // it may include other directories, which are not watched yet
 		}
 		select {

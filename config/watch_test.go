@@ -29,7 +29,7 @@ func watching(t *testing.T, file string) <-chan told {
 	news, ended := make(chan told, 100), make(chan struct{})
 	go func() {
 		defer close(ended)
-		config.Watch(ctx, options, running, func(c *config.Config, err error) { news <- told{c, err} })
+		config.Watch(ctx, options, running, func(c *config.Config, err error) error { news <- told{c, err}; return nil })
 	}()
 	t.Cleanup(func() {
 		cancel()

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"towpath.dev/towpath/e2e/lab"
 )
 
@@ -27,6 +29,48 @@ func TestReloadClosesWhatItLeaves(t *testing.T) {
 		d.Wait("it closes what the config names no more", patience, func() bool { return len(openCopies(t, w, d)) == 2 })
 		last = next
 	}
+	if code := d.Stop(); code != 0 {
+		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
+	}
+	intact(t, w)
+}
+
+// TestReloadWhileTheDiskIsFull: a config that there is no room for is put to work
+// when there is, although nothing has touched it since.
+func TestReloadWhileTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: daemonBinary(t), Registry: memory})
+	cache := filepath.Join(w.Dir, "cache")
+	if err := os.Mkdir(cache, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mount := func(flags uintptr, options string) {
+		t.Helper()
+		if err := unix.Mount("tmpfs", cache, "tmpfs", flags, options); err != nil {
+			t.Fatalf("mount tmpfs: %v", err)
+		}
+	}
+	mount(0, "size=1g,nr_inodes=100000")
+	t.Cleanup(func() {
+		if err := unix.Unmount(cache, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	d := w.Daemon(t, nil)
+	promotes(t, w, d, w.App.Head())
+	// A file for each that may still be made.
+	var room unix.Statfs_t
+	if err := unix.Statfs(cache, &room); err != nil {
+		t.Fatal(err)
+	}
+	mount(unix.MS_REMOUNT, fmt.Sprintf("size=1g,nr_inodes=%d", room.Files-room.Ffree))
+	edit(t, w, "interval: 1s", "interval: 2s")
+	d.Wait("it says that there is no room", patience, func() bool {
+		return strings.Contains(d.Logs(), "the one before it stays in force") && strings.Contains(d.Logs(), "no space left on device")
+	})
+	mount(unix.MS_REMOUNT, "size=1g,nr_inodes=100000")
+	d.Wait("it follows the config", patience, func() bool { return strings.Contains(d.Logs(), "the config changed") })
+	promotes(t, w, d, paint(w, "shade-1"))
 	if code := d.Stop(); code != 0 {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
 	}

@@ -98,26 +98,32 @@ func (g *globals) runDaemon(ctx context.Context) error {
 	watching.Go(func() { frugal(ctx) })
 	watching.Go(func() { w.discardDaily(ctx, cfg.Cache) })
 	watching.Go(func() {
-		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) {
+		said := ""
+		config.Watch(ctx, config.Options{File: g.config}, cfg, func(next *config.Config, err error) error {
 			if err == nil && next.Cache != cfg.Cache {
 				// Its copies, builds, locks, history and heartbeat are there: half of them
 				// in another place would be two daemons in one.
 				g.log.Error("the changed config takes a restart: the one before it stays in force", "error", "cache is "+next.Cache+" now, and this daemon works in "+cfg.Cache,
 					"hint", "restart towpath, or set cache back for the other changes to be followed at once")
-				return
+				return nil
 			}
 			if err == nil {
 				groups, err = w.groups(next, "")
 			}
 			if err != nil {
-				g.log.Error("the changed config is wrong: the one before it stays in force", "error", oneLine(strings.ReplaceAll(err.Error(), "\n", "; ")), "hint", "towpath check says how to mend it")
-				return
+				if text := oneLine(strings.ReplaceAll(err.Error(), "\n", "; ")); text != said {
+					said = text
+					g.log.Error("the changed config is wrong: the one before it stays in force", "error", text, "hint", "towpath check says how to mend it")
+				}
+				return err
 			}
+			said = ""
 			g.log.Info("the config changed", "images", len(next.Images), "sources", len(groups))
 			if late := untilRestart(cfg, next); len(late) > 0 {
 				g.log.Warn("a part of the changed config is followed from the next start on", "keys", strings.Join(late, ", "), "hint", "restart towpath")
 			}
 			deliveries.put(groups)
+			return nil
 		})
 	})
 	defer g.hangups()()
