@@ -272,8 +272,9 @@ type Source struct {
 	// Verify says whose commits may be built.
 	Verify Verify `json:"verify"`
 	// Accept is a person's word for single commits: they pass the descent
-	// check, and are promoted once more if they were held. It counts once for
-	// a commit and a target, whatever is promoted later.
+	// check, are promoted once more if they were held, and are promoted first
+	// where a long history does not say whether anything was before. It counts
+	// once for a commit and a target, whatever is promoted later.
 	Accept []Accept `json:"accept,omitempty"`
 }
 

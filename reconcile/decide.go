@@ -118,6 +118,12 @@ func decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 			Hint: "add the comment # {\"$imagepolicy\": \"" + rules.Policy + "\"} behind the image in a manifest below update.path",
 		}
 	}
+	if lost := promoted.Lost; lost != nil {
+		if choice.Accepted == "" {
+			return Verdict{State: Refused, Reason: lost.Error(), Hint: lost.Hint() + ": " + choice.Commit.Hash.String()}
+		}
+		return Verdict{Action: Promote, State: Promoted, Reason: candidate + " is accepted by the config", Accepted: choice.Accepted}
+	}
 	if entry == nil {
 		if rules.Observe {
 			return Verdict{Action: Watch, State: Watching, Reason: "starts with the commit after " + candidate}

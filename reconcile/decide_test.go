@@ -44,6 +44,9 @@ func TestDecide(t *testing.T) {
 	stranger := state(entry(nil), fleet.Proposed)
 	stranger.Stranger = &fleet.Stranger{Branch: "towpath/app", Commit: gitops.Commit{Hash: gitops.Hash{8}}, Reason: "not signed"}
 
+	lost := state(nil, fleet.Unpromoted)
+	lost.Lost = &fleet.LostError{Image: "app", Ref: "refs/towpath/production/app", Branch: "main"}
+
 	for _, test := range []struct {
 		name     string
 		rules    Rules
@@ -55,6 +58,9 @@ func TestDecide(t *testing.T) {
 	}{
 		{"1 nothing was promoted", Rules{}, state(nil, fleet.Unpromoted), choice(c, gitops.NoBase), Promote, Promoted, "first"},
 		{"1 nothing was promoted, observe", observe, state(nil, fleet.Unpromoted), choice(c, gitops.NoBase), Watch, Watching, "after"},
+		{"1 whether anything was is not known", Rules{}, lost, choice(c, gitops.NoBase), Rest, Refused, "cannot be told"},
+		{"1 whether anything was is not known, observe", observe, lost, choice(c, gitops.NoBase), Rest, Refused, "cannot be told"},
+		{"1 whether anything was is not known, accepted", observe, lost, accepted(choice(c, gitops.NoBase)), Promote, Promoted, "accepted"},
 		{"1 no marker", Rules{}, state(nil, fleet.NoMarker), choice(c, gitops.NoBase), Rest, Broken, "no marker"},
 		{"2 same, held by the markers", Rules{}, state(entry(nil), fleet.Holds), choice(b, gitops.Same), Rest, Done, "is promoted"},
 		{"2 same, ledger behind", Rules{}, behind, choice(b, gitops.Same), Mend, Done, "is promoted"},

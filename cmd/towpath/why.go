@@ -195,6 +195,9 @@ func verifyGate(s reconcile.Sight) gate {
 
 func descentGate(s reconcile.Sight) gate {
 	commit := gitops.Short(s.Choice.Commit.Hash)
+	if lost := s.Promoted.Lost; lost != nil && s.Verdict.Accepted == "" {
+		return gate{Gate: "descent", Verdict: stopped, Detail: lost.Error()}
+	}
 	if s.Promoted.Entry == nil {
 		return gate{Gate: "descent", Verdict: passed, Detail: "nothing was promoted before " + commit}
 	}

@@ -107,6 +107,19 @@ func (e *LinkError) Error() string {
 // Hint names the config key.
 func (e *LinkError) Hint() string { return "name the real directory in update.path" }
 
+// LostError: there is no ledger entry of an image, and the branch's history is too
+// long to tell that there never was one. A ledger that was lost is no new start.
+type LostError struct{ Image, Ref, Branch string }
+
+func (e *LostError) Error() string {
+	return fmt.Sprintf("whether %s was promoted before cannot be told: there is no %s, none of the newest %d commits of %s is a bump of it, and there are more", e.Image, e.Ref, maxHistory, e.Branch)
+}
+
+// Hint says how to go on in either case.
+func (e *LostError) Hint() string {
+	return "if it was, set " + e.Ref + " to its last bump; if it never was, name the source commit to begin with in source.accept, with a reason"
+}
+
 // TooMuchError: below the target's path lies more than is looked through, so that
 // nothing can be said of any of its markers: one that was not seen may be ours.
 type TooMuchError struct{ What string }

@@ -193,7 +193,7 @@ type chronicle struct {
 	newest map[string]*Entry          // by image: the newest bump that we signed
 	refs   map[string]map[string]bool // by image: every Towpath-Ref, signed or not
 	seen   map[gitops.Hash]bool
-	cut    bool // the bound was reached
+	cut    bool // the bound was reached, and there is more
 }
 
 // of tells the chronicle of a tip. After the first it costs what is new: where

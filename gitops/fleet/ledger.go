@@ -65,6 +65,20 @@ func (f *Fleet) entry(ctx context.Context, w *world, image string) (e *Entry, be
 	return onBranch, true, nil
 }
 
+// lost tells whether an image without an entry may have had one. Of a branch whose
+// history is longer than what a search looks at, not all was seen; how much that is
+// depends on the branch alone, so every copy of Towpath says the same.
+func (f *Fleet) lost(ctx context.Context, w *world, image string, entry *Entry) (*LostError, error) {
+	if entry != nil {
+		return nil, nil
+	}
+	chronicle, err := f.history.of(ctx, w.head)
+	if err != nil || !chronicle.cut {
+		return nil, err
+	}
+	return &LostError{Image: image, Ref: f.ledgerRef(image), Branch: f.Branch}, nil
+}
+
 // ledgerEntry reads and verifies the entry that a ledger ref points to.
 func (f *Fleet) ledgerEntry(image string, commit gitops.Hash) (*Entry, error) {
 	fault := func(err error) error {

@@ -214,6 +214,10 @@ func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, e
 	if err := f.notReplayed(ctx, w, entry, b.Fill && !f.reviewed()); err != nil {
 		return nil, verdict{}, err
 	}
+	lost, err := f.lost(ctx, w, b.Image.Name, entry)
+	if err != nil {
+		return nil, verdict{}, err
+	}
 	v, err := f.judge(ctx, w, b.Image, entry)
 	if err != nil {
 		return nil, verdict{}, err
@@ -221,6 +225,8 @@ func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, e
 	switch {
 	case v.stranger != nil:
 		err = &StrangerError{*v.stranger}
+	case lost != nil && b.Accepted == "":
+		err = lost
 	case b.Observe:
 		if entry != nil {
 			err = ErrMoved

@@ -82,6 +82,10 @@ func (f *Fleet) state(ctx context.Context, w *world, image Image) (State, error)
 	if err != nil {
 		return State{}, err
 	}
+	lost, err := f.lost(ctx, w, image.Name, entry)
+	if err != nil {
+		return State{}, err
+	}
 	v, err := f.judge(ctx, w, image, entry)
 	if err != nil {
 		return State{}, err
@@ -89,7 +93,7 @@ func (f *Fleet) state(ctx context.Context, w *world, image Image) (State, error)
 	_, recorded := w.refs[f.ledgerRef(image.Name)]
 	others, first := w.view.others(f.known.ours())
 	return State{
-		Head: w.head, Entry: entry, Standing: v.standing, Sites: w.view.sites[image.Policy],
+		Head: w.head, Entry: entry, Lost: lost, Standing: v.standing, Sites: w.view.sites[image.Policy],
 		Foreign: v.foreign, Problems: w.view.problems(image.Policy), Others: others, OthersAt: first,
 		Branch: strings.TrimPrefix(f.pushRef(image.Name), "refs/heads/"),
 		Stale:  v.stale, Rejected: v.rejected, Stranger: v.stranger, Rewritten: w.rewritten,

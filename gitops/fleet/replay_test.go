@@ -2,6 +2,9 @@ package fleet
 
 import (
 	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
 	"testing"
 )
 
@@ -82,6 +85,90 @@ func TestLedgerDeleted(t *testing.T) {
 	s, err := f.Promoted(t.Context(), podinfo)
 	if err != nil || s.Entry == nil || s.Entry.Bump != bump.Bump {
 		t.Errorf("entry %+v, %v; want %s", s.Entry, err, bump.Bump)
+	}
+}
+
+// TestLedgerDeletedLongAgo: where an image's last bump is further back than anybody
+// looks, and its ledger ref is gone, nobody can tell that there was one. That is an
+// error, and a person's word ends it. Where all of the history was seen, it is the
+// first promotion.
+func TestLedgerDeletedLongAgo(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	f := y.fleet()
+	bump := y.promote(f, podinfo, 1)
+	y.revert("main", bump.Bump.String())
+	y.run("update-ref", "-d", "refs/towpath/production/podinfo")
+	y.grow(maxHistory - 1)
+	if s := y.stands(f, podinfo, Unpromoted); s.Lost == nil || s.Entry != nil {
+		t.Fatalf("lost %v, entry %+v", s.Lost, s.Entry)
+	}
+	head := y.ref("main")
+	for _, f := range []*Fleet{f, y.fleet()} {
+		s := y.state(f, podinfo)
+		for what, b := range map[string]Bump{
+			"the same commit":    bumpTo(podinfo, 1, s),
+			"the next one":       bumpTo(podinfo, 2, s),
+			"a start to observe": {Image: podinfo, Commit: source(1), Observe: true},
+		} {
+			_, err := f.Promote(t.Context(), b)
+			var lost *LostError
+			if !errors.As(err, &lost) || !strings.Contains(lost.Hint(), "refs/towpath/production/podinfo") || !strings.Contains(lost.Hint(), "source.accept") {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if _, err := f.Preview(t.Context(), bumpTo(podinfo, 2, s)); err == nil {
+			t.Error("a preview of what is not promoted")
+		}
+	}
+	if y.ref("main") != head || y.ledger("podinfo") != "" {
+		t.Fatal("something was promoted")
+	}
+	// Set right, the ledger counts however long ago that was.
+	y.run("update-ref", "refs/towpath/production/podinfo", bump.Bump.String())
+	if s := y.stands(f, podinfo, Undone); s.Lost != nil {
+		t.Error(s.Lost)
+	}
+	// A person who says that there was none is believed, for one commit.
+	y.run("update-ref", "-d", "refs/towpath/production/podinfo")
+	b := bumpTo(podinfo, 2, y.state(f, podinfo))
+	b.Accepted = "there was none"
+	if _, err := f.Promote(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	if s := y.stands(f, podinfo, Holds); s.Lost != nil || s.Entry.Accepted != b.Accepted {
+		t.Errorf("lost %v, entry %+v", s.Lost, s.Entry)
+	}
+}
+
+// TestFirstOfALongHistory: a branch whose history is as long as is looked at, and
+// not longer, has been seen whole.
+func TestFirstOfALongHistory(t *testing.T) {
+	t.Parallel()
+	y := newYard(t, plainFiles())
+	y.grow(maxHistory - 1)
+	f := y.fleet()
+	if s := y.stands(f, podinfo, Unpromoted); s.Lost != nil {
+		t.Fatal(s.Lost)
+	}
+	y.promote(f, podinfo, 1)
+	y.stands(f, podinfo, Holds)
+}
+
+// grow puts commits that change nothing onto main.
+func (y *yard) grow(by int) {
+	y.t.Helper()
+	var b strings.Builder
+	for n := range by {
+		fmt.Fprintf(&b, "commit refs/heads/main\ncommitter Pat Platform <pat@example.com> %d +0000\ndata 4\nmore\n", y.clock.Load())
+		if n == 0 {
+			fmt.Fprintf(&b, "from %s\n", y.ref("main"))
+		}
+	}
+	cmd := exec.Command("git", "fast-import", "--quiet")
+	cmd.Dir, cmd.Stdin = y.dir, strings.NewReader(b.String())
+	if out, err := cmd.CombinedOutput(); err != nil {
+		y.t.Fatalf("fast-import: %v\n%s", err, out)
 	}
 }
 

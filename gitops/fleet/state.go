@@ -12,8 +12,11 @@ import (
 
 // State is how an image stands in a target, read from the repository.
 type State struct {
-	Head     gitops.Hash // of the branch, on which all else was judged
-	Entry    *Entry      // what was promoted last; nil: nothing, ever
+	Head  gitops.Hash // of the branch, on which all else was judged
+	Entry *Entry      // what was promoted last; nil: nothing, ever, but see Lost
+	// Lost, without Entry: there may have been one. Nothing is promoted without a
+	// person's word (Bump.Accepted).
+	Lost     *LostError
 	Standing Standing
 	Sites    []Found   // the image's markers on the branch
 	Foreign  *Foreign  // with TakenOver: whose value it is
