@@ -151,6 +151,8 @@ func dockerAccount(config []byte, host, path string) (authn.AuthConfig, error) {
 			IdentityToken string `json:"identitytoken"`
 			RegistryToken string `json:"registrytoken"`
 		} `json:"auths"`
+		Store   string            `json:"credsStore"`
+		Helpers map[string]string `json:"credHelpers"`
 	}
 	if err := json.Unmarshal(config, &parsed); err != nil {
 		// The decoder's error may quote the text, which is secret.
@@ -163,7 +165,13 @@ func dockerAccount(config []byte, host, path string) (authn.AuthConfig, error) {
 			best = entry
 		}
 	}
-	if best == "" {
+	switch {
+	case best != "":
+	case parsed.Store != "" || parsed.Helpers[host] != "":
+		return authn.AuthConfig{}, fmt.Errorf(".dockerconfigjson names a credential helper for %s, and holds %w", host, errEmptyEntry)
+	case len(parsed.Auths) == 0:
+		return authn.AuthConfig{}, fmt.Errorf(".dockerconfigjson has %w %s, nor for any other host", errNoEntry, host)
+	default:
 		known := make([]string, 0, len(parsed.Auths))
 		for _, entry := range slices.Sorted(maps.Keys(parsed.Auths)) {
 			known = append(known, normalise(entry))
