@@ -82,7 +82,7 @@ func (r Rules) review(promoted fleet.State) string {
 }
 
 // Fate is what became of the newest bump, for who is told of its source commit:
-// promoted, proposed, rejected, undone, overwritten or observed. Empty: there is
+// promoted, proposed, rejected, unmerged, undone, overwritten or observed. Empty: there is
 // no bump.
 func Fate(promoted fleet.State) string {
 	switch {
@@ -92,6 +92,8 @@ func Fate(promoted fleet.State) string {
 		return "proposed"
 	case promoted.Standing == fleet.Undone && promoted.Rejected:
 		return "rejected"
+	case promoted.Standing == fleet.Undone && promoted.Unmerged:
+		return "unmerged"
 	case promoted.Standing == fleet.Undone:
 		return "undone"
 	case promoted.Standing == fleet.TakenOver:
@@ -215,6 +217,9 @@ func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict
 		if promoted.Rejected {
 			held.Reason = base + " was proposed for review and rejected by a person"
 		}
+		if promoted.Unmerged {
+			held.Reason = base + " is not on branch " + promoted.Branch + ": a person did not merge its review, or reset the branch to before it"
+		}
 		next := "push the next source commit"
 		if head := choice.Head.Hash; !head.IsZero() && head != promoted.Entry.Source && len(choice.Refused) == 0 {
 			held.Reason += ", and nothing watched has changed since, up to " + gitops.Short(head)
@@ -231,6 +236,9 @@ func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verd
 	undoing := " was undone by a person"
 	if promoted.Rejected {
 		undoing = " was rejected in review by a person"
+	}
+	if promoted.Unmerged {
+		undoing = " was not merged by a person"
 	}
 	switch {
 	case promoted.Standing == fleet.TakenOver:

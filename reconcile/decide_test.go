@@ -39,6 +39,8 @@ func TestDecide(t *testing.T) {
 	stale.Stale = true
 	rejected := state(entry(nil), fleet.Undone)
 	rejected.Rejected = true
+	unmerged := state(entry(nil), fleet.Undone)
+	unmerged.Branch, unmerged.Unmerged = "main", true
 	behind := state(entry(nil), fleet.Holds)
 	behind.LedgerBehind = true
 	stranger := state(entry(nil), fleet.Proposed)
@@ -88,6 +90,9 @@ func TestDecide(t *testing.T) {
 		{"3 ahead of a placeholder", Rules{}, state(entry(nil), fleet.Unfilled), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
 		{"3 ahead, undone, next", Rules{}, state(entry(nil), fleet.Undone), choice(c, gitops.Ahead), Promote, Promoted, "follows"},
 		{"3 ahead, undone, hold", hold, state(entry(nil), fleet.Undone), choice(c, gitops.Ahead), Rest, Held, "afterRevert"},
+		{"2 same, not merged while there were reviews", Rules{}, unmerged, choice(b, gitops.Same), Rest, Held, "is not on branch main: a person did not merge its review"},
+		{"3 ahead, not merged, next", Rules{Branch: "main"}, unmerged, choice(c, gitops.Ahead), Promote, Promoted, "follows the unmerged"},
+		{"3 ahead, not merged, hold", hold, unmerged, choice(c, gitops.Ahead), Rest, Held, "was not merged by a person, and afterRevert"},
 		{"3 ahead, rejected in review, hold", hold, rejected, choice(c, gitops.Ahead), Rest, Held, "was rejected in review by a person, and afterRevert"},
 		{"3 ahead, undone, hold, accepted", hold, state(entry(nil), fleet.Undone), accepted(choice(c, gitops.Ahead)), Promote, Promoted, "accepted"},
 		{"3 ahead, taken over", Rules{}, foreign, choice(c, gitops.Ahead), Rest, Held, "evil:1 by Bot"},

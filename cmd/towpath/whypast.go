@@ -101,6 +101,8 @@ func pastTense(fate string) (verb, since string) {
 		return fate, "for review; not promoted yet"
 	case "rejected":
 		return "proposed", "for review, and rejected by a person: never promoted"
+	case "unmerged":
+		return "proposed", "not merged by a person, or reset away"
 	case "undone":
 		return "promoted", "undone by a person since"
 	case "overwritten":

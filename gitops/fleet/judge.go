@@ -20,6 +20,7 @@ type verdict struct {
 	foreign  *Foreign
 	stale    bool
 	rejected bool
+	unmerged bool
 	stranger *Stranger
 }
 
@@ -81,10 +82,12 @@ func (f *Fleet) judge(ctx context.Context, w *world, image Image, entry *Entry) 
 	}
 	find.markers = v.fates
 	v.standing = find.standing()
-	if v.standing == Undone && f.reviewed() {
-		if v.rejected, err = c.rejected(ctx); err != nil {
+	if v.standing == Undone {
+		absent, err := c.absent(ctx)
+		if err != nil {
 			return verdict{}, err
 		}
+		v.rejected, v.unmerged = absent && f.reviewed(), absent && !f.reviewed()
 	}
 	if v.standing == Proposed {
 		if v.stale, err = f.stale(ctx, w, image, proposed, entry); err != nil {
@@ -383,8 +386,8 @@ func (c *comparison) proposal(ctx context.Context, proposed *proposals) (proposa
 	return p, err
 }
 
-// rejected tells whether the bump was proposed and never reached the branch.
-func (c *comparison) rejected(ctx context.Context) (bool, error) {
+// absent tells whether the branch, as it is now, never held what the bump wrote.
+func (c *comparison) absent(ctx context.Context) (bool, error) {
 	if c.parent == nil {
 		return false, nil
 	}

@@ -96,7 +96,7 @@ func (f *Fleet) state(ctx context.Context, w *world, image Image) (State, error)
 		Head: w.head, Entry: entry, Lost: lost, Standing: v.standing, Sites: w.view.sites[image.Policy],
 		Foreign: v.foreign, Problems: w.view.problems(image.Policy), Others: others, OthersAt: first,
 		Branch: strings.TrimPrefix(f.pushRef(image.Name), "refs/heads/"),
-		Stale:  v.stale, Rejected: v.rejected, Stranger: v.stranger, Rewritten: w.rewritten,
+		Stale:  v.stale, Rejected: v.rejected, Unmerged: v.unmerged, Stranger: v.stranger, Rewritten: w.rewritten,
 		LedgerRefused: f.bare || entry != nil && !recorded && !f.keepsLedger(w),
 		LedgerBehind:  behind && (recorded || f.keepsLedger(w)),
 	}, nil

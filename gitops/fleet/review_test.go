@@ -98,6 +98,49 @@ func TestReviewEnds(t *testing.T) {
 
 func steps(all ...func(*yard)) []func(*yard) { return all }
 
+// A target that had reviews and has none any more: what was not merged by then
+// was not taken back by anybody, and is not promoted without a person's word.
+func TestReviewsAreGivenUp(t *testing.T) {
+	t.Parallel()
+	remove := func(y *yard) { y.run("update-ref", "-d", "refs/heads/"+reviewBranch) }
+	merge := func(y *yard) {
+		y.works("main", []string{"merge", "-q", "--no-ff", "--no-edit", "origin/" + reviewBranch})
+	}
+	revert := func(y *yard) { y.works("main", []string{"revert", "--no-edit", "-m", "1", "HEAD"}) }
+	for name, c := range map[string]struct {
+		do       []func(*yard)
+		want     Standing
+		unmerged bool
+	}{
+		"open":                  {nil, Undone, true},
+		"closed":                {steps(remove), Undone, true},
+		"merged":                {steps(merge, remove), Holds, false},
+		"merged, then reverted": {steps(merge, revert), Undone, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			y := newYard(t, plainFiles())
+			proposeSecond(y, y.fleet(forReview))
+			for _, do := range c.do {
+				do(y)
+			}
+			f := y.fleet()
+			s := y.stands(f, podinfo, c.want)
+			if s.Unmerged != c.unmerged || s.Rejected {
+				t.Errorf("unmerged: %v, want %v; rejected: %v, want false", s.Unmerged, c.unmerged, s.Rejected)
+			}
+			p := y.promote(f, podinfo, 3)
+			if y.ref("main") != p.Bump.String() {
+				t.Fatalf("the next one is not on main:\n%s", y.run("log", "--graph", "--oneline", "--all"))
+			}
+			if s := y.stands(f, podinfo, Holds); s.Unmerged {
+				t.Error("what holds is unmerged")
+			}
+			y.sound()
+		})
+	}
+}
+
 func TestReviewBranchWithAStranger(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, plainFiles())

@@ -32,6 +32,10 @@ type State struct {
 	// Rejected, with Undone: the branch never held what the entry's bump wrote, so
 	// it was proposed for review and not merged.
 	Rejected bool
+	// Unmerged, with Undone where bumps go to the branch itself: the branch never
+	// held what the entry's bump wrote. It was proposed for review, while the
+	// target still had reviews, and not merged; or the branch was reset to before it.
+	Unmerged bool
 	// Stranger: a commit that is not ours on the review branch. Nothing is
 	// proposed there until a person has taken it away.
 	Stranger *Stranger
