@@ -201,7 +201,8 @@ type Sandbox struct {
 	// default 4096.
 	PIDs int64 `json:"pids"`
 	// Allow names what builds may reach in private ranges, which are otherwise
-	// unreachable: host:port, or a CIDR such as 10.1.2.0/24; IPv4 alone.
+	// unreachable: host:port, as in registry.internal:5000, or a network or address,
+	// as in 10.1.2.0/24; IPv4 alone.
 	Allow []string `json:"allow,omitempty"`
 }
 

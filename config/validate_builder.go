@@ -65,11 +65,11 @@ func (l *loader) oneBuilder(b *Builder) {
 	switch b.Type {
 	case BuilderKubernetes:
 		if len(b.Sandbox.Allow) > 0 && len(b.Egress) == 0 {
-			l.flag(l.at("builder.sandbox.allow"), "says nothing to build Jobs", "what they may reach is builder.egress")
+			l.flag(l.at("builder.sandbox.allow"), "says nothing to build Jobs", "what they may reach is builder.egress: "+flow(b.Sandbox.Allow))
 		}
 	case BuilderSandbox:
 		if len(b.Egress) > 0 && len(b.Sandbox.Allow) == 0 {
-			l.flag(l.at("builder.egress"), "says nothing to the sandbox", "what it may reach is builder.sandbox.allow")
+			l.flag(l.at("builder.egress"), "says nothing to the sandbox", "what it may reach is builder.sandbox.allow: "+flow(b.Egress))
 		}
 		if at := l.at("builder.kubernetes"); l.report.written(at) && !l.report.written(l.at("builder.type")) {
 			l.flag(at, "is there, and builder.type is not: it would be sandbox", "write type: kubernetes, or type: sandbox")
@@ -116,6 +116,15 @@ func (l *loader) reachable(at place, entry string) (reach, bool) {
 		return reach{network: network}, true
 	}
 	return reach{}, false
+}
+
+// flow writes texts as a list in YAML.
+func flow(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, text := range texts {
+		quoted[i] = quote(text)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 // allowed checks what the sandbox opens: it has no IPv6.

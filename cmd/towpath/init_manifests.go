@@ -240,7 +240,8 @@ func (s *setup) look(ctx context.Context, hosts []string) []opening {
 		addresses, err := net.DefaultResolver.LookupNetIP(limited, "ip", host)
 		cancel()
 		if err != nil {
-			s.advice = append(s.advice, fmt.Sprintf("%s has no address here. If it is a private one in the cluster, builds need a NetworkPolicy that lets them reach it.", at))
+			s.advice = append(s.advice, fmt.Sprintf("%s has no address here, so network.yaml opens no way to it. If it has a private one in the cluster, name that: run this again with --egress ADDRESS:%[2]d, which is builder.egress: [\"ADDRESS:%[2]d\"] in towpath.yaml, "+
+				"or add to the NetworkPolicy egress of namespace towpath-builds a rule - {to: [{ipBlock: {cidr: ADDRESS/32}}], ports: [{protocol: TCP, port: %[2]d}]}.", at, port))
 			continue
 		}
 		for _, address := range addresses {

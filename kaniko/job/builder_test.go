@@ -311,7 +311,13 @@ func TestEndings(t *testing.T) {
 				return phase(corev1.PodFailed, fetched(p), ran(p, "kaniko", 1, "", ""))
 			},
 			log:  "error building image: dial tcp 10.0.0.1:443: connect: no route to host\n",
-			want: "no route to host", hint: "builder.egress",
+			want: "no route to host", hint: `builder.egress: ["10.0.0.1:443"]`,
+		},
+		"a private address of a git host": {
+			status: func(p *corev1.Pod) corev1.PodStatus {
+				return phase(corev1.PodFailed, ran(p, "fetch", 1, "", report(p, "fetch", kaniko.Report{Error: "dial tcp 10.0.0.1:22: i/o timeout"})))
+			},
+			want: "fetch: dial tcp 10.0.0.1:22: i/o timeout", hint: `- {to: [{ipBlock: {cidr: "10.0.0.1/32"}}], ports: [{protocol: TCP, port: 22}]}`,
 		},
 		"kaniko's status alone": {
 			status: func(p *corev1.Pod) corev1.PodStatus {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"time"
 
@@ -131,7 +132,7 @@ func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, 
 		var late *overdue
 		if !errors.As(stands.err, &late) {
 			own, why := tail.Judge(statusOf(pod, stepBuild))
-			why = hinted{why, console.Advice(why.Error(), "builder.egress")}
+			why = hinted{why, console.Advice(why.Error(), tail.Lines(), b.opening)}
 			if !own {
 				return b.discard(ctx, job, fmt.Errorf("build: %w", why))
 			}
@@ -152,6 +153,8 @@ func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, 
 		failure := errors.New(console.Cut(console.Clean([]byte(report.Error)), maxReport))
 		if report.Hint != "" {
 			failure = hinted{failure, line(report.Hint)}
+		} else if advice := console.Unreached(failure.Error(), b.opening); advice != "" {
+			failure = hinted{failure, advice}
 		}
 		if !report.Fault {
 			return b.discard(ctx, job, fmt.Errorf("%s: %w", stands.step, failure))
@@ -160,6 +163,18 @@ func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, 
 	}
 	b.record(ctx, job, fault)
 	return fault
+}
+
+// opening is how a private address is opened to build Jobs: NetworkPolicies keep
+// them from it, and the config alone changes none.
+func (b *Builder) opening(address string) string {
+	host, port, _ := net.SplitHostPort(address)
+	bits := 32
+	if strings.Contains(host, ":") {
+		bits = 128
+	}
+	return fmt.Sprintf("builder.egress: [%q] and, in network.yaml, a rule of the NetworkPolicy egress in namespace %s: "+
+		`- {to: [{ipBlock: {cidr: "%s/%d"}}], ports: [{protocol: TCP, port: %s}]}`, address, b.settings.Namespace, host, bits, port)
 }
 
 // tail is the end of what kaniko printed, bounded and cleaned. The log has both

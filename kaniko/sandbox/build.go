@@ -169,6 +169,11 @@ func runtimeError(path string) string {
 	return said
 }
 
+// opening is how a private address is opened to a build.
+func opening(address string) string {
+	return fmt.Sprintf("builder.sandbox.allow: [%q] opens this one", address)
+}
+
 // judge tells whose fault an ending is.
 func judge(end ending, b *Builder, out *output) error {
 	lines := out.lines()
@@ -189,7 +194,7 @@ func judge(end ending, b *Builder, out *output) error {
 		return fault(fmt.Errorf("it started more processes than the %d a build may", b.pids()))
 	}
 	isFault, err := out.judge(end.status)
-	advice := console.Advice(err.Error(), "builder.sandbox.allow")
+	advice := console.Advice(err.Error(), lines, opening)
 	if advice == "" && !isFault {
 		advice = "it is tried again, later each time; the whole output is in " + out.path()
 	}

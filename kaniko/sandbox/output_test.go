@@ -128,7 +128,7 @@ func TestWhatIsTriedAgainHasAHint(t *testing.T) {
 	t.Parallel()
 	for said, want := range map[string]string{
 		"error building image: connection reset by peer":                "it is tried again, later each time; the whole output is in ",
-		"error building image: dial tcp 10.0.0.1:443: no route to host": "builder.sandbox.allow",
+		"error building image: dial tcp 10.0.0.1:443: no route to host": `builder.sandbox.allow: ["10.0.0.1:443"]`,
 		"error building image: UNAUTHORIZED: who are you":               "build.pull.secretRef",
 	} {
 		b, out := newOutput(t)

@@ -92,7 +92,7 @@ func TestStepsSeeNoneOfOurSecrets(t *testing.T) {
 func TestRegistryAway(t *testing.T) {
 	t.Parallel()
 	for host, hint := range map[string]string{
-		"10.99.0.1:5000": "builder.sandbox.allow",
+		"10.99.0.1:5000": `builder.sandbox.allow: ["10.99.0.1:5000"]`,
 		"127.0.0.1:5000": "build.pull.allow",
 	} {
 		w := newWorld(t, nil)
