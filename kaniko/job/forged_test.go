@@ -1,15 +1,26 @@
 package job_test
 
 import (
+	"bufio"
+	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
+	registrationv1 "k8s.io/api/admissionregistration/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"towpath.dev/towpath/e2e/lab"
 	"towpath.dev/towpath/kaniko"
 	"towpath.dev/towpath/kaniko/job"
 )
@@ -62,6 +73,105 @@ func TestForgedJob(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestForgedJobOutOfSight: a Job of a build's name that has none of our labels is
+// in the way only as long as it is there and at work.
+func TestForgedJobOutOfSight(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]func(*standin, *batchv1.Job){
+		"finished": func(s *standin, forged *batchv1.Job) { s.end(forged, batchv1.JobFailed, "BackoffLimitExceeded", "") },
+		"deleted": func(s *standin, forged *batchv1.Job) {
+			if err := s.client.BatchV1().Jobs(s.namespace).Delete(t.Context(), forged.Name, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster, s, what := world(t)
+			forged := must(job.Render(s, what))
+			forged.Labels, forged.Spec.Template.Labels = nil, nil
+			forged = cluster.create(forged)
+			reading, said := io.Pipe()
+			defer reading.Close()
+			b := must(job.New(must(job.Client(daemon(t, s.Namespace), nil)), s, slog.New(slog.NewTextHandler(said, nil))))
+			defer b.Close()
+			b.Glance(20 * time.Millisecond)
+			done := run(t.Context(), b, what)
+			for lines := bufio.NewScanner(reading); lines.Scan() && !strings.Contains(lines.Text(), "its end is waited for"); {
+			}
+			go func() { _, _ = io.Copy(io.Discard, reading) }()
+			ends(cluster, forged)
+			cluster.succeed(cluster.pod(cluster.made(what.Order, forged), nil), digest("d"))
+			if o := result(t, done); o.err != nil || o.built.Digest != digest("d") {
+				t.Errorf("got %+v, %v", o.built, o.err)
+			}
+		})
+	}
+}
+
+// TestJobChangedOnItsWay: where a webhook makes another Job of ours, nothing is
+// built to be thrown away: it is said what was changed.
+func TestJobChangedOnItsWay(t *testing.T) {
+	t.Parallel()
+	cluster, s, what := world(t)
+	authority := lab.NewCA(t)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var review admissionv1.AdmissionReview
+		if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		review.Response = &admissionv1.AdmissionResponse{
+			UID: review.Request.UID, Allowed: true, PatchType: new(admissionv1.PatchTypeJSONPatch),
+			Patch: []byte(`[{"op": "add", "path": "/spec/template/metadata/labels/sidecar", "value": "injected"}]`),
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(review)
+	}))
+	pair, err := tls.X509KeyPair(authority.Issue(t, "127.0.0.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	hooks := cluster.client.AdmissionregistrationV1().MutatingWebhookConfigurations()
+	hook, err := hooks.Create(t.Context(), &registrationv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "changes-jobs-"},
+		Webhooks: []registrationv1.MutatingWebhook{{
+			Name: "jobs.example.com", SideEffects: new(registrationv1.SideEffectClassNone), AdmissionReviewVersions: []string{"v1"},
+			ClientConfig:      registrationv1.WebhookClientConfig{URL: new(server.URL + "/"), CABundle: authority.PEM},
+			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": s.Namespace}},
+			Rules: []registrationv1.RuleWithOperations{{
+				Operations: []registrationv1.OperationType{registrationv1.Create},
+				Rule:       registrationv1.Rule{APIGroups: []string{"batch"}, APIVersions: []string{"v1"}, Resources: []string{"jobs"}},
+			}},
+		}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := hooks.Delete(context.Background(), hook.Name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	// It is in force a moment after it was accepted.
+	eventually(t, "the webhook", func() bool {
+		tried, err := cluster.client.BatchV1().Jobs(s.Namespace).Create(t.Context(), must(job.Render(s, what)), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+		return err == nil && tried.Spec.Template.Labels["sidecar"] != ""
+	})
+	o := result(t, run(t.Context(), builder(t, daemon(t, s.Namespace), s), what))
+	if o.err == nil || !strings.Contains(o.err.Error(), "it was changed on its way into the cluster: spec.template.metadata.labels.sidecar: found \"injected\", want nothing") {
+		t.Errorf("got %+v, %v", o.built, o.err)
+	}
+	var hinted interface{ Hint() string }
+	if !errors.As(o.err, &hinted) || !strings.Contains(hinted.Hint(), "which admission webhook") {
+		t.Errorf("no hint: %v", o.err)
+	}
+	cluster.gone(what.Order)
 }
 
 func must[T any](value T, err error) T {

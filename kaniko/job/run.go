@@ -144,6 +144,12 @@ func (b *Builder) obtain(ctx context.Context, seen *sight, want *batchv1.Job) (l
 		}
 	} else if err == nil {
 		b.log.Info("build Job made", "job", live.Name, "uid", live.UID, "image", want.Labels[labelImage], "commit", want.Annotations[annotationCommit])
+		if place := jobDiffers(live, want); place != "" {
+			// It would be built to its end, not be believed, and be built again.
+			release()
+			return nil, nil, b.discard(ctx, live, hinted{fmt.Errorf("it was changed on its way into the cluster: %s", place),
+				"see which admission webhook or policy changes Jobs in namespace " + want.Namespace + ", and keep it from that"})
+		}
 	}
 	if err != nil {
 		// It may have been made all the same: the next round adopts it.
@@ -273,13 +279,19 @@ func (b *Builder) podOf(ctx context.Context, job *batchv1.Job) (*corev1.Pod, err
 
 // isGone asks the API server whether a Job is there no more.
 func (b *Builder) isGone(ctx context.Context, job *batchv1.Job) (bool, error) {
+	now, err := b.find(ctx, job)
+	return err == nil && (now == nil || now.UID != job.UID), err
+}
+
+// find asks the API server for what has a Job's name now; nil: nothing.
+func (b *Builder) find(ctx context.Context, job *batchv1.Job) (*batchv1.Job, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	now, err := b.client.BatchV1().Jobs(job.Namespace).Get(limited, job.Name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return true, nil
+		return nil, nil //nolint:nilnil // as documented
 	}
-	return err == nil && now.UID != job.UID, err
+	return now, err
 }
 
 // giveWay waits for the end of a Job that has our name and is not ours, since
@@ -293,11 +305,28 @@ func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job
 		b.log.Warn("a Job that is not as rendered here has the name of a build: its end is waited for, and it is not believed",
 			"job", foreign.Name, "uid", foreign.UID, "differs", place)
 	}
+	// One without our label is not among those that are watched: it is asked for.
+	hidden := foreign.Labels[labelManager] != manager
+	var look looks
+	look.begin(time.Now(), b.glance)
 	for !finished(foreign) && time.Now().Before(until) {
-		if err := sleep(ctx, changed, time.Until(until)); err != nil {
+		next := until
+		if hidden && look.next.Before(next) {
+			next = look.next
+		}
+		if err := sleep(ctx, changed, max(time.Until(next), time.Millisecond)); err != nil {
 			return fmt.Errorf("wait for the end of another Job of that name: %w", err)
 		}
 		now := seen.job(foreign.Namespace, foreign.Name)
+		if hidden {
+			if !look.due(time.Now()) {
+				continue
+			}
+			var err error
+			if now, err = b.find(ctx, foreign); err != nil {
+				continue // it may be told at the next look
+			}
+		}
 		if now == nil || now.UID != foreign.UID {
 			return errAgain
 		}
