@@ -141,13 +141,17 @@ func (f *Fleet) follows(ctx context.Context, found, ledger *Entry) (bool, error)
 
 // notReplayed refuses a ledger that somebody who may push refs has set to another
 // bump that we signed than the newest: what was promoted since, and reverted by a
-// person, would be promoted once more. It was set back where the branch holds a
-// newer bump. It comes from another repository, whose Towpath has our key and
-// target's name, where it has no history in common with a branch that holds a
-// bump of ours; where the branch holds none, an administrator may have begun its
-// history anew, and the entry counts, but nothing of it is written to the branch
-// (fill).
-func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, fill bool) error {
+// person, would be promoted once more. It was set back where the branch or the
+// review branch holds a newer bump, and where the branch has a squash or a rebase of
+// ours that tells of the very source commit that is to be promoted now. It comes from
+// another repository, whose Towpath has our key and target's name, where it has no
+// history in common with a branch that holds a bump of ours; where the branch holds
+// none, an administrator may have begun its history anew, and the entry counts, but
+// nothing of it is written to the branch (Bump.Fill).
+//
+// A proposal that was rejected leaves nothing that could tell: its branch is gone. So
+// whoever may set the ledger back has it proposed once more, for another review.
+func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, b Bump) error {
 	ledger, found := gitops.Hash{}, false
 	if e != nil {
 		ledger, found = w.refs[f.ledgerRef(e.Image)]
@@ -168,26 +172,51 @@ func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, fill bool) 
 		if err != nil {
 			return err
 		}
-		if r == nil || !r.signed || r.Image != e.Image {
+		if r == nil || r.Image != e.Image {
+			continue
+		}
+		if !r.signed {
+			if r.Source == b.Commit.Hash && r.Source != e.Source && !b.Fill && b.Accepted == "" {
+				return fault("it was set back: %s on the branch tells that %s was promoted, and the ledger does not know of it", gitops.Short(c.Hash), gitops.Short(r.Source))
+			}
 			continue
 		}
 		if apart {
 			return fault("it has no history in common with the branch, which holds the bump %s: it is of another repository", gitops.Short(c.Hash))
 		}
-		// A bump that stands on the ledger's is newer, whatever our clock said;
-		// where neither stands on the other, only the clock tells.
-		newer, err := f.history.contains(ctx, c.Hash, e.Bump)
+		newer, err := f.newer(ctx, &r.Entry, e)
 		if err != nil {
 			return err
 		}
-		if newer || r.When.After(e.When) {
+		if newer {
 			return fault("it was set back: the branch holds the newer bump %s", gitops.Short(c.Hash))
 		}
 	}
-	if apart && fill {
+	proposed, err := f.proposals(ctx, w, e.Image)
+	if err != nil {
+		return err
+	}
+	if r := proposed.of(e.Image); r != nil && r.Bump != e.Bump {
+		newer, err := f.newer(ctx, &r.Entry, e)
+		if err != nil {
+			return err
+		}
+		if newer {
+			return fault("it was set back: the review branch holds the newer bump %s", gitops.Short(r.Bump))
+		}
+	}
+	if apart && b.Fill && !f.reviewed() {
 		return fault("it has no history in common with the branch, so its image does not go where none of ours was")
 	}
 	return nil
+}
+
+// newer tells whether one bump of ours was made after another: it stands on the
+// other, whatever our clock said; where neither stands on the other, only the clock
+// tells.
+func (f *Fleet) newer(ctx context.Context, one, other *Entry) (bool, error) {
+	above, err := f.history.contains(ctx, one.Bump, other.Bump)
+	return above || one.When.After(other.When), err
 }
 
 // whole tells whether commits are a history down to its first commit.
@@ -229,7 +258,8 @@ func (f *Fleet) recordOf(c gitops.Commit) (*record, error) {
 	// signature. It counts as nothing but a hint that a value is an old one of
 	// ours, from which only restraint can follow.
 	if t, err := bump.ParseTrailers(message(raw)); err == nil && targetName(t.Target) == f.Name {
-		return &record{Entry: Entry{Image: t.Image, Ref: t.Ref}}, nil
+		source, _ := gitops.ParseHash(t.Commit) // zero: it tells of none
+		return &record{Entry: Entry{Image: t.Image, Ref: t.Ref, Source: source}}, nil
 	}
 	return nil, nil
 }

@@ -211,7 +211,7 @@ func (f *Fleet) admit(ctx context.Context, w *world, b Bump) (*Entry, verdict, e
 	if err != nil {
 		return nil, verdict{}, err
 	}
-	if err := f.notReplayed(ctx, w, entry, b.Fill && !f.reviewed()); err != nil {
+	if err := f.notReplayed(ctx, w, entry, b); err != nil {
 		return nil, verdict{}, err
 	}
 	lost, err := f.lost(ctx, w, b.Image.Name, entry)

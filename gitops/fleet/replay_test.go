@@ -38,6 +38,55 @@ func TestLedgerSetBack(t *testing.T) {
 	}
 }
 
+// TestLedgerSetBackBehindAReview: in a target whose bumps are reviewed, what was
+// proposed since is told by the review branch, and by what came of it on the branch.
+func TestLedgerSetBackBehindAReview(t *testing.T) {
+	t.Parallel()
+	remove := []string{"update-ref", "-d", "refs/heads/" + reviewBranch}
+	for name, c := range map[string]struct {
+		do   [][]string // in a person's clone of main
+		next bool       // the next source commit is promoted all the same
+	}{
+		"open":                 {nil, false},
+		"merged":               {[][]string{{"merge", "-q", "--ff-only", "origin/" + reviewBranch}}, false},
+		"merged, undone":       {[][]string{{"merge", "-q", "--no-ff", "--no-edit", "origin/" + reviewBranch}, {"revert", "--no-edit", "-m", "1", "HEAD"}}, false},
+		"rebased, then undone": {[][]string{{"commit", "-q", "--allow-empty", "-m", "x"}, {"cherry-pick", "origin/" + reviewBranch}, {"revert", "--no-edit", "HEAD"}}, true},
+		"squashed, undone": {[][]string{
+			{"merge", "-q", "--squash", "origin/" + reviewBranch}, {"commit", "-q", "-C", "origin/" + reviewBranch}, {"revert", "--no-edit", "HEAD"},
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			y := newYard(t, plainFiles())
+			f := y.fleet(forReview)
+			second := proposeSecond(y, f)
+			first := y.run("rev-parse", second.Bump.String()+"^")
+			if name != "open" {
+				y.works("main", c.do...)
+				y.run(remove...)
+				y.state(f, podinfo) // a warm cache has seen it all
+			}
+			y.run("update-ref", "refs/towpath/production/podinfo", first)
+			head, review := y.ref("main"), y.ref("refs/heads/"+reviewBranch)
+			for _, f := range []*Fleet{f, y.fleet(forReview)} {
+				f.readings.forget()
+				_, err := f.Promote(t.Context(), bumpTo(podinfo, 2, y.state(f, podinfo)))
+				var ledger *LedgerError
+				if !errors.As(err, &ledger) || !strings.Contains(err.Error(), "set back") {
+					t.Errorf("the second source commit: %v; want a ledger error", err)
+				}
+				if y.ref("main") != head || y.ref("refs/heads/"+reviewBranch) != review || y.ledger("podinfo") != first {
+					t.Fatalf("something was pushed:\n%s", y.run("log", "--graph", "--oneline", "--all"))
+				}
+			}
+			_, err := f.Promote(t.Context(), bumpTo(podinfo, 3, y.state(f, podinfo)))
+			if (err == nil) != c.next {
+				t.Errorf("the next one: %v", err)
+			}
+		})
+	}
+}
+
 // TestLedgerSetBackBySlowClock is the same where this machine's clock went back
 // between the two bumps, or both were made within a second: which of them is the
 // newer one, the branch tells.
