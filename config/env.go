@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/agext/levenshtein"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
 )
@@ -82,10 +81,8 @@ func serviceLink(name string) bool {
 
 // similar is a hint for a variable that nobody knows.
 func similar(name string, known []string) string {
-	for _, candidate := range known {
-		if levenshtein.Distance(cut(name), candidate, nil) <= 2 {
-			return "did you mean " + candidate + "?"
-		}
+	if near := Similar(name, known); near != "" {
+		return "did you mean " + near + "?"
 	}
 	return "a variable is " + envPrefix + "_ and the setting's path in capitals: builder.timeout is " + envPrefix + "_BUILDER_TIMEOUT"
 }

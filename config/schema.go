@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/agext/levenshtein"
 )
 
 // field is one key of a struct of the schema.
@@ -41,24 +39,18 @@ func comesLater(t reflect.Type, key string) bool {
 // suggest is a hint for an unknown key: one of nearly the same name, or the
 // place where the key belongs.
 func suggest(t reflect.Type, key string) string {
-	best, distance := "", 0
+	var keys []string
 	for _, field := range fieldsOf(t) {
-		d := levenshtein.Distance(strings.ToLower(cut(key)), strings.ToLower(field.key), nil)
-		if best == "" || d < distance {
-			best, distance = field.key, d
-		}
+		keys = append(keys, field.key)
 	}
-	if best != "" && distance <= max(1, len(best)/3) {
-		return "did you mean " + best + "?"
+	if near := Similar(key, keys); near != "" {
+		return "did you mean " + near + "?"
 	}
 	if path := within(t, key, ""); path != "" {
 		return "did you mean " + path + "?"
 	}
 	return ""
 }
-
-// cut bounds the work that comparing a long key would be.
-func cut(key string) string { return key[:min(len(key), 64)] }
 
 // within looks for a key in the structs below t, nearest first.
 func within(t reflect.Type, key, path string) string {

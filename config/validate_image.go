@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/agext/levenshtein"
 	"github.com/google/go-containerregistry/pkg/name"
 	"k8s.io/apimachinery/pkg/util/validation"
 )
@@ -169,10 +168,10 @@ func (i *Image) goesTo(target string) bool {
 func (l *loader) similarTarget(named string) string {
 	var all []string
 	for _, target := range l.config.GitOps {
-		if levenshtein.Distance(cut(named), cut(target.Name), nil) <= 2 {
-			return "did you mean " + target.Name + "?"
-		}
 		all = append(all, target.Name)
+	}
+	if near := Similar(named, all); near != "" {
+		return "did you mean " + near + "?"
 	}
 	if len(all) == 0 {
 		return ""

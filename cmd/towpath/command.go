@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -52,6 +53,22 @@ func execute(ctx context.Context, args []string, std streams) int {
 	return exitCode(err)
 }
 
+// similarCommand is what somebody probably meant who typed the beginning of a
+// command, or something near to one; empty: nobody knows.
+func similarCommand(root *cobra.Command, typed string) string {
+	var names []string
+	for _, command := range root.Commands() {
+		if !command.IsAvailableCommand() {
+			continue
+		}
+		if len(typed) > 1 && strings.HasPrefix(command.Name(), strings.ToLower(typed)) {
+			return command.Name()
+		}
+		names = append(names, command.Name())
+	}
+	return config.Similar(typed, names)
+}
+
 func newRoot(g *globals) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "towpath",
@@ -59,14 +76,14 @@ func newRoot(g *globals) *cobra.Command {
 		Long: `Towpath polls application repositories, builds what moved on master with kaniko
 in a sandbox that holds no secrets, publishes and seals the image, and commits
 the new tag to the GitOps repository in a signed commit that Flux pulls.`,
-		SilenceErrors: true, SilenceUsage: true, SuggestionsMinimumDistance: 2,
+		SilenceErrors: true, SilenceUsage: true,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}
 			hint := "see towpath --help"
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				hint = "did you mean " + near[0] + "?"
+			if near := similarCommand(cmd, args[0]); near != "" {
+				hint = "did you mean " + near + "?"
 			}
 			return usageError{fmt.Errorf("there is no command %q", args[0]), hint}
 		},
