@@ -2,6 +2,8 @@ package reconcile
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -37,6 +39,39 @@ func TestFilesThatAPromotionLeftAlone(t *testing.T) {
 	}
 	if o.State != Watching || o.OK() {
 		t.Errorf("state %s, all well: %v", o.State, o.OK())
+	}
+}
+
+// spoiltFleet is one of which somebody has spoilt very many files.
+type spoiltFleet struct{ Fleet }
+
+func (spoiltFleet) problems() []fleet.Problem {
+	problems := make([]fleet.Problem, 0, 50_001)
+	for n := range 50_000 {
+		problems = append(problems, fleet.Problem{File: fmt.Sprintf("%05d.yaml", n), Line: 1, Text: "almost a marker", Ours: true})
+	}
+	return append(problems, fleet.Problem{File: strings.Repeat("ü/", 1<<20), Text: "no YAML"})
+}
+
+func (f spoiltFleet) Promoted(context.Context, fleet.Image) (fleet.State, error) {
+	return fleet.State{Problems: f.problems()}, nil
+}
+
+func (f spoiltFleet) Promote(context.Context, fleet.Bump) (fleet.Promotion, error) {
+	return fleet.Promotion{Problems: f.problems()}, nil
+}
+
+// TestManySpoiltFiles: an outcome stays of a size that can be logged and kept.
+func TestManySpoiltFiles(t *testing.T) {
+	t.Parallel()
+	d := delivery("a", &stubSource{})
+	d.Fleet, d.Rules.Observe = spoiltFleet{}, true
+	o := d.Deliver(t.Context())
+	if len(o.Problems) != 101 || o.Problems[99] != "00099.yaml:1: almost a marker" || o.Problems[100] != "and so on, 49900 more" {
+		t.Errorf("%d problems, the last: %v", len(o.Problems), o.Problems[len(o.Problems)-1:])
+	}
+	if len(o.Notices) != 1 || len(o.Notices[0]) > 2000 {
+		t.Errorf("%d notices", len(o.Notices))
 	}
 }
 

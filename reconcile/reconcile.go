@@ -160,11 +160,7 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 		o.State, o.Hint = Proposed, reviewHint
 		o.Reason = "proposed for review on branch " + done.Branch + ": " + o.Reason
 	}
-	for _, problem := range done.Problems {
-		if text := notice(problem); !slices.Contains(o.Problems, text) {
-			o.Problems = append(o.Problems, text)
-		}
-	}
+	o.Problems = noted(o.Problems, done.Problems)
 	if done.Mirror != nil {
 		o.Notices = append(o.Notices, fmt.Sprintf("the bump was pushed, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
 	}
@@ -195,13 +191,15 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	for _, other := range promoted.OthersAt {
 		o.OthersAt = append(o.OthersAt, fmt.Sprintf("%s:%d (%s)", other.File, other.Line, other.Policy))
 	}
+	var ours, others []fleet.Problem
 	for _, problem := range promoted.Problems {
 		if problem.Ours {
-			o.Problems = append(o.Problems, notice(problem))
+			ours = append(ours, problem)
 		} else {
-			o.Notices = append(o.Notices, notice(problem))
+			others = append(others, problem)
 		}
 	}
+	o.Problems, o.Notices = noted(o.Problems, ours), noted(o.Notices, others)
 	if promoted.Rewritten != "" {
 		o.Notices = append(o.Notices, promoted.Rewritten)
 	}
@@ -235,12 +233,43 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	return promoted, choice, nil
 }
 
+// maxNotes is how many files an outcome names, and maxNote how much it says of
+// one, in bytes: every round is logged, kept and told, and a commit to the GitOps
+// repository may spoil fifty thousand files.
+const (
+	maxNotes = 100
+	maxNote  = 2000
+)
+
+// noted adds what is wrong with files to what is known, each once. Of those that
+// are too many it tells how many they are.
+func noted(known []string, problems []fleet.Problem) []string {
+	if len(known) > maxNotes {
+		return known // it was told already that there are more
+	}
+	for i, problem := range problems {
+		text := notice(problem)
+		switch {
+		case slices.Contains(known, text):
+		case len(known) == maxNotes:
+			return append(known, fmt.Sprintf("and so on, %d more", len(problems)-i))
+		default:
+			known = append(known, text)
+		}
+	}
+	return known
+}
+
 // notice says what is wrong with a file of the GitOps repository.
 func notice(p fleet.Problem) string {
-	if p.Line == 0 {
-		return p.File + ": " + p.Text
+	text := p.File + ": " + p.Text
+	if p.Line != 0 {
+		text = fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Text)
 	}
-	return fmt.Sprintf("%s:%d: %s", p.File, p.Line, p.Text)
+	if len(text) > maxNote {
+		text = gitops.Line(text, maxNote/4)
+	}
+	return text
 }
 
 // image finds the commit's image, or has it built and sealed. Deliveries of

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -79,17 +80,15 @@ func readHistory(cache string) ([]reconcile.Outcome, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the history: %w", err)
 		}
-		lines := bufio.NewScanner(file)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
+		for lines := bufio.NewReader(file); err == nil; {
+			var line []byte // the last has no end where a daemon died within it
 			var o reconcile.Outcome
-			if json.Unmarshal(lines.Bytes(), &o) == nil {
+			if line, err = lines.ReadBytes('\n'); json.Unmarshal(line, &o) == nil {
 				all = append(all, o)
 			}
 		}
-		err = lines.Err()
 		file.Close()
-		if err != nil {
+		if !errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("read the history: %w", err)
 		}
 	}
