@@ -20,8 +20,9 @@ import (
 // maxPlaces bounds how many builds can be at work in one directory.
 const maxPlaces = 256
 
-// place is where one build is at work: a number that nobody else has, with it a
-// range of ids, a name for the runtime's container and a directory.
+// place is where one build is at work: a number that nobody else has in the work
+// directory, a name for the runtime's container and a directory; and a range of ids
+// that nobody else has on this machine.
 //
 //	builds/3.lock    held while the build runs: by this process, whatever becomes of it
 //	builds/3/        root's alone
@@ -32,13 +33,14 @@ const maxPlaces = 256
 type place struct {
 	number  int
 	id      string // the container's and the cgroup's
-	firstID uint32 // on this machine; it is 0 in the build
+	firstID uint32 // on this machine; it is 0 in the build. 0: none was taken yet
 	dir     string
 
 	executors string // directory of all executors
 	doorstep  string // see doorsteps
 	runtime   string
-	lock      *os.File
+	lock      *os.File // of the number
+	ids       *os.File // of the range, see rangeLocks; nil: it has none
 }
 
 func (p *place) path(elements ...string) string {
@@ -61,6 +63,10 @@ func (b *Builder) claim() (*place, error) {
 		if err := p.clear(); err != nil {
 			p.unlock()
 			return nil, fmt.Errorf("clear what an earlier build left: %w", err)
+		}
+		if err := p.takeRange(b.firstID(), rangeLocks); err != nil {
+			p.unlock()
+			return nil, err
 		}
 		if err := p.make(); err != nil {
 			return nil, errors.Join(fmt.Errorf("make build directory: %w", err), p.release())
@@ -162,10 +168,9 @@ func (b *Builder) tryPlace(number int) (*place, error) {
 		return nil, err
 	}
 	return &place{
-		number:  number,
-		id:      fmt.Sprintf("%s-%d", id, number),
-		firstID: b.firstID() + uint32(number)*ids,
-		dir:     filepath.Join(builds, strconv.Itoa(number)),
+		number: number,
+		id:     fmt.Sprintf("%s-%d", id, number),
+		dir:    filepath.Join(builds, strconv.Itoa(number)),
 
 		executors: filepath.Join(b.Dir, "executors"),
 		doorstep:  doorstep,
@@ -320,4 +325,10 @@ func (p *place) release() error {
 	return p.clear()
 }
 
-func (p *place) unlock() { p.lock.Close() }
+// unlock gives up the range first: no build has a number without one.
+func (p *place) unlock() {
+	if p.ids != nil {
+		p.ids.Close()
+	}
+	p.lock.Close()
+}

@@ -45,7 +45,7 @@ type Builder struct {
 	Pids    int64         // processes and threads of a build; 0: 4096
 	Timeout time.Duration // of each of the three steps; 0: 30 minutes
 
-	FirstID     uint32   // of the ranges of user and group ids, 65536 for each of 256 places; 0: 0x70000000
+	FirstID     uint32   // of the 256 ranges of 65536 user and group ids, of which a build takes one that no other on this machine has; 0: 0x70000000
 	Concurrency int      // builds at once, the others wait; 0: no bound
 	Allow       []string // private addresses that builds may reach: host:port, address or CIDR
 

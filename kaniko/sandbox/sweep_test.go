@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -151,6 +152,7 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	w := newWorld(t, nil)
 	w.dockerfile(t, "FROM BASE\nRUN echo now waiting && while ! test -e /kaniko/.out/go; do sleep 0.05; done; echo went on\n")
 	living := w.startDoomed(t, "now waiting")
+	first := ownerOf(t, filepath.Join(w.builder.Dir, "builds", "0", "box"))
 	if err := w.builder.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -161,8 +163,8 @@ func TestSweepSparesTheLiving(t *testing.T) {
 	if _, err := other.builder.Run(t.Context(), other.job()); err != nil {
 		t.Fatalf("%v\n%s", err, end(w.log(t)))
 	}
-	if !strings.Contains(w.log(t), "the other one has ids from 1879113728") {
-		t.Errorf("not the second range:\n%s", grep(w.log(t), "ids from"))
+	if said := grep(w.log(t), "has ids from 1"); said == "" || strings.Contains(said, strconv.Itoa(first)) {
+		t.Errorf("the first has ids from %d:\n%s", first, said)
 	}
 	if err := os.WriteFile(filepath.Join(w.builder.Dir, "builds", "0", "box", "out", "go"), nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -175,6 +177,41 @@ func TestSweepSparesTheLiving(t *testing.T) {
 		t.Errorf("the living build was swept: %s\n%s", state, end(w.log(t)))
 	}
 	w.nothingLeft(t)
+}
+
+// ownerOf is the user that a file belongs to.
+func ownerOf(t *testing.T, path string) int {
+	t.Helper()
+	var stat unix.Stat_t
+	if err := unix.Lstat(path, &stat); err != nil {
+		t.Fatal(err)
+	}
+	return int(stat.Uid)
+}
+
+// TestTwoWorkDirectories: builds of two processes that share no directory have
+// different ids all the same.
+func TestTwoWorkDirectories(t *testing.T) {
+	t.Parallel()
+	w, other := newWorld(t, nil), newWorld(t, nil)
+	w.dockerfile(t, "FROM BASE\nRUN echo now waiting && while ! test -e /kaniko/.out/go; do sleep 0.05; done\n")
+	living := w.startDoomed(t, "now waiting")
+	first := ownerOf(t, filepath.Join(w.builder.Dir, "builds", "0", "box"))
+	other.dockerfile(t, "FROM BASE\nRUN echo the other one has ids from $(awk '{print $2}' /proc/self/uid_map)\n")
+	if _, err := other.builder.Run(t.Context(), other.job()); err != nil {
+		t.Fatalf("%v\n%s", err, end(other.log(t)))
+	}
+	if said := grep(other.log(t), "has ids from 1"); said == "" || strings.Contains(said, strconv.Itoa(first)) {
+		t.Errorf("the first has ids from %d:\n%s", first, said)
+	}
+	if err := os.WriteFile(filepath.Join(w.builder.Dir, "builds", "0", "box", "out", "go"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := living.Process.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	w.nothingLeft(t)
+	other.nothingLeft(t)
 }
 
 func kill(t *testing.T, pid int) {
