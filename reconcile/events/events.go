@@ -121,7 +121,7 @@ func built(o reconcile.Outcome) told {
 
 func buildFailed(o reconcile.Outcome) told {
 	var text strings.Builder
-	fmt.Fprintf(&text, "%s: build failed at %s: %s", o.Image, commitOf(o.Commit, o.Subject), plain(strings.TrimPrefix(o.Reason, "build: "), maxReason))
+	fmt.Fprintf(&text, "%s: build failed at %s: %s", o.Image, commitOf(o.Commit, o.Subject), defused(strings.TrimPrefix(o.Reason, "build: "), maxReason)) // it holds lines of the Dockerfile
 	for _, line := range o.Output[max(0, len(o.Output)-maxLines):] {
 		text.WriteString("\n| " + defused(line, maxLine))
 	}
