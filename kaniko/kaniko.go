@@ -193,7 +193,7 @@ func (r Report) Encode(limit int) ([]byte, error) {
 type BuildError struct {
 	Step string // fetch, build or publish
 	Log  string // file that holds the whole output; empty if none was written
-	Tail string // the last lines of the output, cleaned
+	Tail string // the last lines that tell why, cleaned
 	Kept bool   // the builder keeps it and says so again when asked: it need not be remembered
 	Err  error
 }

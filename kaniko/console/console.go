@@ -27,11 +27,13 @@ const (
 // Tail is the end of what a build printed, on all its streams, in the order it
 // arrived. It is not safe for concurrent use.
 type Tail struct {
-	lines       []string
-	instruction string // of the Dockerfile, the last that kaniko has begun
-	verdict     string // the last line of kaniko's own stream
-	exit        string // its last line that tells of a process that failed
-	since       int    // lines of its stream after that
+	lines       []string  // the last of all, at most tailSize
+	told        []telling // the last without what kaniko says of itself, at most tailSize
+	outcome     bool      // one of those was more than the beginning of an instruction
+	instruction string    // of the Dockerfile, the last that kaniko has begun
+	verdict     string    // the last line of kaniko's own stream
+	exit        string    // its last line that tells of a process that failed
+	since       int       // lines of its stream after that
 }
 
 // A pod's streams are told as one, in nearly the order of their lines: what a RUN
@@ -41,8 +43,31 @@ const (
 	nearly  = 5
 )
 
-// Lines are the last lines.
-func (t *Tail) Lines() []string { return slices.Clone(t.lines) }
+// telling is a line that is not kaniko's talk of itself: what a step printed, or
+// kaniko's warnings and errors; or the instruction that it was at.
+type telling struct {
+	text        string
+	instruction bool
+}
+
+// Lines are the last lines of what tells why a build failed: the instruction that
+// it was at, what its steps printed, and kaniko's warnings and errors. Where there
+// is nothing of that, they are what kaniko said it was doing.
+func (t *Tail) Lines() []string {
+	if !t.outcome {
+		return slices.Clone(t.lines)
+	}
+	var lines []string
+	named := false
+	for _, one := range t.told {
+		lines = append(lines, one.text)
+		named = named || one.instruction
+	}
+	if !named && t.instruction != "" {
+		lines = slices.Insert(lines[max(0, len(lines)-tailSize+1):], 0, t.instruction)
+	}
+	return lines
+}
 
 // add keeps a line, and returns it as it is shown; empty: nothing to show.
 func (t *Tail) add(raw []byte, kaniko bool) string {
@@ -50,19 +75,32 @@ func (t *Tail) add(raw []byte, kaniko bool) string {
 	if line == "" {
 		return ""
 	}
+	kind := output
 	if kaniko {
-		line = t.plainer(line)
+		line, kind = t.plainer(line)
 		t.verdict, t.since = line, t.since+1
 		if strings.Contains(line, failing) {
 			t.exit, t.since = line, 0
 		}
 	}
 	line = Cut(line, maxLine)
-	if len(t.lines) == tailSize {
-		t.lines = append(t.lines[:0], t.lines[1:]...)
+	t.lines = last(t.lines, line)
+	switch kind {
+	case output:
+		t.told, t.outcome = last(t.told, telling{line, false}), true
+	case begins:
+		t.told = slices.DeleteFunc(t.told, func(one telling) bool { return one.instruction })
+		t.told = last(t.told, telling{line, true})
 	}
-	t.lines = append(t.lines, line)
 	return line
+}
+
+// last appends to the newest lines and drops the oldest.
+func last[T any](lines []T, line T) []T {
+	if len(lines) == tailSize {
+		lines = append(lines[:0], lines[1:]...)
+	}
+	return append(lines, line)
 }
 
 // Stream is one of the streams that a build prints to, with lines of its own.
@@ -104,23 +142,35 @@ var (
 	instruction = regexp.MustCompile(`^(RUN|COPY|ADD|WORKDIR|USER|ENV|ARG|LABEL|VOLUME|EXPOSE|CMD|ENTRYPOINT|SHELL|STOPSIGNAL|HEALTHCHECK|ONBUILD) `)
 )
 
+// kind tells what a line is about.
+type kind int
+
+const (
+	output kind = iota // a step's, or kaniko's warning or error
+	begins             // an instruction of the Dockerfile
+	talk               // what kaniko says of itself
+)
+
 // plainer takes kaniko's log format off a line.
-func (t *Tail) plainer(line string) string {
+func (t *Tail) plainer(line string) (string, kind) {
 	parts := logLine.FindStringSubmatch(line)
 	if parts == nil {
-		return line
+		return line, output
 	}
 	message := parts[2]
 	if unquoted, err := strconv.Unquote(message); err == nil {
 		message = Clean([]byte(unquoted))
 	}
-	if parts[1] != "info" {
-		return parts[1] + ": " + message
-	}
-	if instruction.MatchString(message) {
+	switch {
+	case parts[1] == "debug", parts[1] == "trace":
+		return parts[1] + ": " + message, talk
+	case parts[1] != "info":
+		return parts[1] + ": " + message, output
+	case instruction.MatchString(message):
 		t.instruction = Cut(message, maxLine/2)
+		return message, begins
 	}
-	return message
+	return message, talk
 }
 
 // machinery matches kaniko's own last line when a registry or the network between

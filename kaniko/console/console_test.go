@@ -2,6 +2,7 @@ package console_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -75,6 +76,47 @@ func TestJudge(t *testing.T) {
 		if fault, err := tail.Judge(7); err.Error() != c.want || fault != c.fault {
 			t.Errorf("%q: got %v, fault %v", c.kaniko, err, fault)
 		}
+	}
+}
+
+// TestLinesTellWhatFailed: the excerpt of a failed build is what its steps said,
+// with the instruction that it was at, and not kaniko's talk of itself.
+func TestLinesTellWhatFailed(t *testing.T) {
+	t.Parallel()
+	info := func(text string) string { return `time="2026-11-21T21:28:47Z" level=info msg="` + text + `"` }
+	const failed = "error building image: error building stage: failed to execute command: waiting for process to exit: exit status 2"
+	begin := []string{info("Retrieving image manifest x"), info("Unpacking rootfs as cmd RUN make requires it."), info("RUN make deps"), info("Running: [/bin/sh -c make deps]")}
+	run := []string{info("Taking snapshot of full filesystem..."), info("COPY . ."), info("RUN make all"), info("Cmd: /bin/sh"), info("Args: [-c make all]"), info("Running: [/bin/sh -c make all]")}
+	var many, kept []string
+	for i := range 30 {
+		many = append(many, fmt.Sprint("line ", i))
+	}
+	kept = append(append([]string{"RUN make all"}, many[12:]...), failed)
+	for name, c := range map[string]struct{ in, want []string }{
+		"a step that says why":      {slices.Concat(begin, []string{"deps: fine"}, run, []string{"make: *** no rule", failed}), []string{"deps: fine", "RUN make all", "make: *** no rule", failed}},
+		"a step that says nothing":  {slices.Concat(begin, run, []string{failed}), []string{"RUN make all", failed}},
+		"a step that says too much": {slices.Concat(begin, run, many, []string{failed}), kept},
+		"a warning":                 {slices.Concat(begin, []string{`time=x level=warning msg="odd base"`, `time=x level=debug msg="walked"`, failed}), []string{"RUN make deps", "warning: odd base", failed}},
+		"nothing but talk":          {run[:2], []string{"Taking snapshot of full filesystem...", "COPY . ."}},
+		"no step at all":            {[]string{info("Retrieving image manifest x"), "error building image: GET https://registry.example.com/v2/: x"}, []string{"error building image: GET https://registry.example.com/v2/: x"}},
+		"nothing":                   {nil, nil},
+	} {
+		tail := &console.Tail{}
+		stream := &console.Stream{Tail: tail, Kaniko: true}
+		fmt.Fprint(stream, strings.Join(c.in, "\n"))
+		stream.Flush()
+		if diff := cmp.Diff(c.want, tail.Lines()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	// The sandbox has the step's output on a stream of its own.
+	tail := &console.Tail{}
+	ours, theirs := &console.Stream{Tail: tail, Kaniko: true}, &console.Stream{Tail: tail}
+	fmt.Fprintln(ours, info("RUN make all"))
+	fmt.Fprintln(theirs, info("RUN of theirs"))
+	fmt.Fprintln(ours, info("Taking snapshot of full filesystem..."))
+	if diff := cmp.Diff([]string{"RUN make all", info("RUN of theirs")}, tail.Lines()); diff != "" {
+		t.Errorf("two streams (-want +got):\n%s", diff)
 	}
 }
 
