@@ -149,6 +149,22 @@ var shapes = []struct {
 	{"one temporary directory for kaniko and publish", func(s *corev1.PodSpec) { mount(kaniko(s), "publish-tmp", "/tmp") }, "nothing that kaniko could write"},
 	{"shared memory for kaniko and publish", func(s *corev1.PodSpec) { mounted(publish(s), "publish-shm").Name = "kaniko-shm" }, "nothing that kaniko could write"},
 	{"an output that publish writes", func(s *corev1.PodSpec) { mounted(publish(s), "out").ReadOnly = false }, "nothing that kaniko could write"},
+	{"name servers of its choice", func(s *corev1.PodSpec) {
+		s.DNSPolicy, s.DNSConfig = corev1.DNSNone, &corev1.PodDNSConfig{Nameservers: []string{"1.2.3.4"}}
+	}, "as the cluster has it"},
+	{"the node's names", func(s *corev1.PodSpec) { s.DNSPolicy = corev1.DNSDefault }, "as the cluster has it"},
+	{"a scheduler of its choice", func(s *corev1.PodSpec) { s.SchedulerName = "other" }, "as the cluster has it"},
+	{"a gate", func(s *corev1.PodSpec) {
+		s.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/waits"}}
+	}, "as the cluster has it"},
+	{"a limit over those of its steps", func(s *corev1.PodSpec) {
+		s.Resources = &corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("500Gi")}}
+	}, "as the cluster has it"},
+	{"a secret's key by another name", func(s *corev1.PodSpec) {
+		s.Volumes[slices.IndexFunc(s.Volumes, func(v corev1.Volume) bool { return v.Secret != nil })].Secret.Items = []corev1.KeyToPath{{Key: "password", Path: "known_hosts"}}
+	}, "volumes are"},
+	{"an input", func(s *corev1.PodSpec) { publish(s).Stdin = true }, "or input"},
+	{"a report elsewhere", func(s *corev1.PodSpec) { publish(s).TerminationMessagePath = "/out/report" }, "reports where all do"},
 	{"the place of the cluster's own", func(s *corev1.PodSpec) { s.PriorityClassName = "system-node-critical" }, "lives by"},
 
 	{"a secret in the environment", func(s *corev1.PodSpec) {
@@ -233,8 +249,18 @@ func TestJobsOfAnotherShape(t *testing.T) {
 		"many at once":    {func(j *batchv1.Job) { j.Spec.Parallelism = new(int32(50)) }, "runs once"},
 		"many in a row":   {func(j *batchv1.Job) { j.Spec.Completions = new(int32(50)) }, "runs once"},
 		"no deadline":     {func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = nil }, "a deadline"},
-		"not Towpath's":   {func(j *batchv1.Job) { j.Labels = map[string]string{"app.kubernetes.io/managed-by": "me"} }, "managed-by"},
-		"a pod unlike it": {func(j *batchv1.Job) { j.Spec.Template.Labels = nil }, "managed-by"},
+		"a long time":     {func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = new(int64(1 << 40)) }, "25 hours at most"},
+		"later":           {func(j *batchv1.Job) { j.Spec.Suspend = new(true) }, "at once"},
+		"gone at its end": {func(j *batchv1.Job) { j.Spec.TTLSecondsAfterFinished = new(int32(0)) }, "at once"},
+		"another's":       {func(j *batchv1.Job) { j.Spec.ManagedBy = new("example.com/other") }, "own controller"},
+		"others' pods": {func(j *batchv1.Job) {
+			j.Spec.ManualSelector, j.Spec.Selector = new(true), &metav1.LabelSelector{MatchLabels: j.Spec.Template.Labels}
+		}, "own controller"},
+		"by index":          {func(j *batchv1.Job) { j.Spec.CompletionMode = new(batchv1.IndexedCompletion) }, "own controller"},
+		"for ever":          {func(j *batchv1.Job) { j.Finalizers = []string{"example.com/stays"} }, "nothing holds it"},
+		"its pods for ever": {func(j *batchv1.Job) { j.Spec.Template.Finalizers = []string{"example.com/stays"} }, "nothing holds it"},
+		"not Towpath's":     {func(j *batchv1.Job) { j.Labels = map[string]string{"app.kubernetes.io/managed-by": "me"} }, "managed-by"},
+		"a pod unlike it":   {func(j *batchv1.Job) { j.Spec.Template.Labels = nil }, "managed-by"},
 	} {
 		job := validJob("bad")
 		test.make(job)
