@@ -81,8 +81,7 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 	// go-containerregistry tries plain HTTP on private addresses unasked. That
 	// we refuse it says little: what went wrong with HTTPS is the reason, unless
 	// the registry knows no HTTPS.
-	if refused, ok := isRefusal(err); ok && refused.insecure && call.secure != nil &&
-		!strings.Contains(call.secure.Error(), "server gave HTTP response to HTTPS client") {
+	if refused, ok := isRefusal(err); ok && refused.insecure && call.secure != nil && !speaksPlainly(call.secure) {
 		err = call.secure
 	}
 	var answered *transport.Error
@@ -130,16 +129,30 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 		if strings.Contains(e.Text, "invalid realm in www-authenticate") {
 			e.Err, e.passing = ErrRefused, false
 		}
-		if plain := c.options.Insecure || isLoopback(hostOf(c.repo.Registry)); !plain && strings.Contains(e.Text, "server gave HTTP response to HTTPS client") {
+		if plain := c.options.Insecure || isLoopback(hostOf(c.repo.Registry)); !plain && speaksPlainly(err) {
 			e.passing, e.hint = false, insecureHint
 		}
-		if strings.Contains(e.Text, "tls: ") || strings.Contains(e.Text, "remote error: tls") {
+		var record tls.RecordHeaderError
+		switch {
+		case errors.As(err, &record):
+			if e.passing = false; e.hint == "" {
+				e.hint = "what answers there speaks no TLS: are host and port right?"
+			}
+		case strings.Contains(e.Text, "tls: ") || strings.Contains(e.Text, "remote error: tls"):
 			e.passing = false
 			e.hint = "the registry may ask for a client certificate: tls.crt and tls.key in its secret"
 		}
 	}
 	e.Text = clean(call.redact(e.Text), 300)
 	return e
+}
+
+// speaksPlainly tells whether HTTPS failed since HTTP without TLS answered. Only
+// an http.Client says so in words: a transport returns the record that is none.
+func speaksPlainly(err error) bool {
+	var record tls.RecordHeaderError
+	return errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" ||
+		strings.Contains(err.Error(), "server gave HTTP response to HTTPS client")
 }
 
 // answered fills in what an answer with an error status says.

@@ -98,6 +98,55 @@ func TestPlainHTTP(t *testing.T) {
 	}
 }
 
+// go-containerregistry tries plain HTTP on private addresses after HTTPS: a
+// registry that knows no TLS is told as that, and another server is not.
+func TestNoTLS(t *testing.T) {
+	t.Parallel()
+	plain := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(plain.Close)
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	go func() {
+		for {
+			conn, err := other.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("SSH-2.0-OpenSSH_9.2p1\r\n"))
+			conn.Close()
+		}
+	}()
+	c, err := New(Options{Repository: "10.1.2.3:5000/app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for address, want := range map[string]string{
+		plain.Listener.Addr().String(): insecureHint,
+		other.Addr().String():          "what answers there speaks no TLS: are host and port right?",
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+address, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, secure := (&http.Transport{}).RoundTrip(req)
+		if secure == nil {
+			resp.Body.Close()
+			t.Fatal("a server without TLS took HTTPS")
+		}
+		for name, e := range map[string]*Error{
+			"tried as plain HTTP": c.explain("list tags", &call{secure: secure}, &refusal{reason: "plain HTTP is not allowed", insecure: true}),
+			"HTTPS alone":         c.explain("list tags", &call{}, secure),
+		} {
+			if e.Hint() != want {
+				t.Errorf("%s, %s: hint %q, want %q", address, name, e.Hint(), want)
+			}
+		}
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
