@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"golang.org/x/term"
+
+	"towpath.dev/towpath/kaniko/console"
 )
 
 // terminal tells whether a stream is one that shows progress and colour.
@@ -14,10 +16,15 @@ func terminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(file.Fd()))
 }
 
-// paint colours a diff on a terminal, unless NO_COLOR is set
-// (https://no-color.org).
+// paint makes a diff fit for a terminal, where nothing of it may act, and colours
+// it there unless NO_COLOR is set (https://no-color.org). Elsewhere it stays as it
+// is, byte for byte.
 func paint(w io.Writer, diff string) string {
-	if !terminal(w) || os.Getenv("NO_COLOR") != "" {
+	if !terminal(w) {
+		return diff
+	}
+	diff = harmless(diff)
+	if os.Getenv("NO_COLOR") != "" {
 		return diff
 	}
 	var painted strings.Builder
@@ -34,4 +41,13 @@ func paint(w io.Writer, diff string) string {
 		painted.WriteString(text + end)
 	}
 	return painted.String()
+}
+
+// harmless is text without what a terminal would act on.
+func harmless(text string) string {
+	var shown strings.Builder
+	plain := &console.Plain{To: &shown} // which fails only as its To does
+	_, _ = io.WriteString(plain, text)
+	_ = plain.Flush()
+	return shown.String()
 }
