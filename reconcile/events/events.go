@@ -136,7 +136,7 @@ func promoted(o reconcile.Outcome) told {
 	reason := Promoted
 	if o.Branch != "" && o.Pushed == "" {
 		reason = Proposed
-		text = fmt.Sprintf("%s: proposed %s to %s for review, on branch %s", o.Image, commitOf(o.Commit, o.Subject), o.Target, plain(o.Branch, maxLine))
+		text = fmt.Sprintf("%s: proposed for review on branch %s of %s: %s", o.Image, plain(o.Branch, maxLine), o.Target, commitOf(o.Commit, o.Subject))
 	}
 	if o.Bump != "" {
 		text += ": bump " + commitOf(o.Bump, "")

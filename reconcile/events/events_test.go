@@ -257,9 +257,13 @@ func TestEventsArriveWhole(t *testing.T) {
 	o.Source = "https://git.example.com/podinfo.git"
 	teller.Report(o)
 	teller.Report(round(0, reconcile.Promoted, one, withBuild, pushed, at("elsewhere"))) // no GitRepository watches it
+	teller.Report(round(1, reconcile.Proposed, two, toReview))
 	teller.Close(t.Context())
-	if len(r.got) != 2 {
+	if len(r.got) != 3 {
 		t.Fatalf("%d events", len(r.got))
+	}
+	if got := r.got[2]; got.Reason != Proposed || got.Message != "podinfo: proposed for review on branch towpath/podinfo of production: 22222222 Change it: bump 22222222" {
+		t.Errorf("%s: %s", got.Reason, got.Message)
 	}
 	built, promoted := r.got[0], r.got[1]
 	if built.Reason != ImageBuilt || built.Message != "podinfo: built 11111111 Change it in 1m2s: registry.example.com/podinfo:1@sha256:abc" {
