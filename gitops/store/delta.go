@@ -1,6 +1,9 @@
 package store
 
-import "errors"
+import (
+	"errors"
+	"math/bits"
+)
 
 var errDelta = errors.New("malformed delta")
 
@@ -32,6 +35,35 @@ func deltaSize(b []byte) (size int64, rest []byte, ok bool) {
 	return 0, nil, false
 }
 
+// makes is how many bytes operations make, if they are what operations are: it looks
+// no further than past a limit.
+func makes(ops []byte, limit int64) (total int64) {
+	for at := 0; at < len(ops) && total <= limit; {
+		op := ops[at]
+		at++
+		if op&0x80 == 0 {
+			total += int64(op)
+			at += int(op)
+			continue
+		}
+		at += bits.OnesCount8(op & 0x0f)
+		size := 0
+		for i := range 3 {
+			if op&(0x10<<i) != 0 {
+				if at < len(ops) {
+					size |= int(ops[at]) << (8 * i)
+				}
+				at++
+			}
+		}
+		if size == 0 {
+			size = 0x10000
+		}
+		total += int64(size)
+	}
+	return total
+}
+
 // applyDelta makes an object of at most limit bytes from its base.
 func applyDelta(base, delta []byte, limit int64) ([]byte, error) {
 	baseSize, targetSize, ops, err := deltaSizes(delta)
@@ -45,8 +77,11 @@ func applyDelta(base, delta []byte, limit int64) ([]byte, error) {
 		return nil, errTooLarge
 	}
 	// A delta claims its target's size before it makes anything; the claim
-	// alone shall not take memory.
-	target := make([]byte, 0, min(targetSize, max(1<<16, 4*int64(len(base)+len(delta)))))
+	// alone shall not take memory, nor shall growing towards it.
+	if makes(ops, targetSize) != targetSize {
+		return nil, errDelta
+	}
+	target := make([]byte, 0, targetSize)
 	for len(ops) > 0 {
 		op := ops[0]
 		ops = ops[1:]

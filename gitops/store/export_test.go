@@ -1,6 +1,12 @@
 package store
 
-import "time"
+import (
+	"bytes"
+	"context"
+	"time"
+
+	"towpath.dev/towpath/gitops"
+)
 
 // OpenFor opens a store over something else than a *wire.Remote.
 func OpenFor(dir string, f fetcher) (*Store, error) { return open(dir, f) }
@@ -17,3 +23,21 @@ func (s *Store) Pace(d time.Duration) { s.pace = d }
 
 // Claim locks the first free copy in a directory.
 var Claim = claim
+
+// Received names the objects of a pack, received in so much room; all zero: in as
+// much as packs have.
+func Received(pack []byte, dir string, large, memory, files int64) (names []gitops.Hash, err error) {
+	r := room{large, memory, files}
+	if r == (room{}) {
+		r = plenty()
+	}
+	in, err := receiveWith(context.Background(), bytes.NewReader(pack), dir, r)
+	if err != nil {
+		return nil, err
+	}
+	defer in.discard()
+	for _, e := range in.entries {
+		names = append(names, e.hash)
+	}
+	return names, nil
+}

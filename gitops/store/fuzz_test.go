@@ -3,11 +3,15 @@ package store
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"os/exec"
 	"testing"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/google/go-cmp/cmp"
+
+	"towpath.dev/towpath/e2e/lab"
 )
 
 func FuzzReceive(f *testing.F) {
@@ -21,9 +25,17 @@ func FuzzReceive(f *testing.F) {
 	}
 	f.Add(packed.Bytes())
 	f.Add([]byte("PACK\x00\x00\x00\x02\x00\x00\x00\x00"))
+	for _, pack := range deltas(f) {
+		f.Add(pack)
+	}
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, content []byte) {
 		in, err := receive(context.Background(), bytes.NewReader(content), dir)
+		// Where there is room for nothing, everything goes through files and is
+		// made again, and comes out the same.
+		for _, tight := range []room{{}, {large: 40, memory: 100, files: 200}} {
+			same(t, in, err, content, dir, tight)
+		}
 		if err != nil {
 			return
 		}
@@ -46,6 +58,50 @@ func FuzzReceive(f *testing.F) {
 			}
 		}
 	})
+}
+
+// deltas are packs of files that real git stores as deltas on each other, by
+// distance and by name.
+func deltas(t testing.TB) (packs [][]byte) {
+	t.Helper()
+	work := lab.NewWork(t, "")
+	text := ""
+	for n := range 12 {
+		text += fmt.Sprintf("line %d of a file that changes little, at %d\n", n, n*n)
+		files := map[string]string{"a": text, "b": text[len(text)/2:], "c": "begin\n" + text}
+		work.Commit(lab.Commit{Files: files})
+	}
+	for _, kind := range [][]string{{"--delta-base-offset"}, nil} {
+		cmd := exec.Command("git", append([]string{"pack-objects", "--stdout", "--quiet", "--all", "--depth=20", "--window=50", "--no-reuse-delta"}, kind...)...)
+		cmd.Dir = work.Dir
+		pack, err := cmd.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		packs = append(packs, pack)
+	}
+	return packs
+}
+
+// same receives a pack in other room than it was received in before.
+func same(t *testing.T, before *received, beforeErr error, content []byte, dir string, tight room) {
+	t.Helper()
+	in, err := receiveWith(context.Background(), bytes.NewReader(content), dir, tight)
+	if (err == nil) != (beforeErr == nil) {
+		t.Fatalf("with room %+v: %v; without bounds: %v", tight, err, beforeErr)
+	}
+	if err != nil {
+		return
+	}
+	defer in.discard()
+	for i, e := range in.entries {
+		if e.hash != before.entries[i].hash {
+			t.Errorf("with room %+v entry %d is %s, else %s", tight, i, e.hash, before.entries[i].hash)
+		}
+	}
+	if len(in.needs.objects) != len(before.needs.objects) || len(in.needs.commits) != len(before.needs.commits) {
+		t.Errorf("with room %+v it needs %d and %d, else %d and %d", tight, len(in.needs.objects), len(in.needs.commits), len(before.needs.objects), len(before.needs.commits))
+	}
 }
 
 // FuzzDelta compares with go-git's own, which takes some that end too early.

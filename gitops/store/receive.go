@@ -84,19 +84,21 @@ const (
 	maxObjects = 32 << 20
 	// maxInflated bounds the work that a small pack can ask for.
 	maxInflated = 256 << 30
-	// heldBases bounds what is kept of objects that deltas still wait for.
-	heldBases = 64 << 20
 )
 
 // receive reads a pack to its end into a temporary file below dir, and names
 // every object in it. The caller must discard what it returns, or install it.
 func receive(ctx context.Context, source io.Reader, dir string) (*received, error) {
+	return receiveWith(ctx, source, dir, plenty())
+}
+
+func receiveWith(ctx context.Context, source io.Reader, dir string, room room) (*received, error) {
 	file, err := os.CreateTemp(dir, "pack-*")
 	if err != nil {
 		return nil, err
 	}
 	in := &received{path: file.Name(), file: file, needs: needs{objects: map[gitops.Hash]struct{}{}}}
-	u := &unpacking{received: in, reader: newReader(0), waiting: map[gitops.Hash][]uint32{}}
+	u := &unpacking{received: in, room: room, dir: dir, reader: newReader(0), waiting: map[gitops.Hash][]uint32{}}
 	err = u.scan(ctx, source)
 	if err == nil {
 		err = u.resolve(ctx)
@@ -117,7 +119,10 @@ func (in *received) discard() {
 type unpacking struct {
 	*received
 	*reader
+	room
+	dir      string                   // for files of large objects
 	waiting  map[gitops.Hash][]uint32 // REFDeltaObject entries by their base
+	stretch  bufio.Reader             // of a delta that is too large for the memory
 	inflated int64
 }
 
@@ -197,6 +202,9 @@ func (u *unpacking) scanEntry(source *bufio.Reader, offset int64) error {
 	}
 	if u.inflated += e.size; u.inflated > maxInflated {
 		return errors.New("the pack holds more than can be true")
+	}
+	if e.size > maxPlain && e.typ != plumbing.BlobObject && !e.typ.IsDelta() {
+		return errPlain
 	}
 	me := packed{offset: offset, typ: e.typ}
 	number := uint32(len(u.entries) + 1)
@@ -285,37 +293,75 @@ func (u *unpacking) resolve(ctx context.Context) error {
 
 // base is an object that deltas still wait for.
 type base struct {
-	number  int // of the entry
-	typ     plumbing.ObjectType
-	content []byte // nil: let go, to be read again
+	number  int  // of the entry
+	content body // none: let go, to be made again
 	waiting []uint32
 	next    uint32 // of the list of children
+}
+
+// bases are those from the root of a chain of deltas up, each on the one before.
+type bases struct {
+	room          room
+	list          []base
+	memory, files int64 // of their contents
+}
+
+// put takes a content in, and lets the lowest ones go where it becomes too much.
+func (b *bases) put(at int, content body) {
+	b.list[at].content = content
+	b.count(content, 1)
+	for i := 0; (b.memory > b.room.memory || b.files > b.room.files) && i < len(b.list)-1; i++ {
+		if i != at {
+			b.letGo(i)
+		}
+	}
+}
+
+func (b *bases) letGo(at int) {
+	b.count(b.list[at].content, -1)
+	b.list[at].content.drop()
+}
+
+func (b *bases) count(content body, sign int64) {
+	if content.file != nil {
+		b.files += sign * content.size
+	} else if content.bytes != nil {
+		b.memory += sign * content.size
+	}
+}
+
+func (b *bases) pop() {
+	b.letGo(len(b.list) - 1)
+	b.list = b.list[:len(b.list)-1]
 }
 
 // resolveOn names everything that stands on the entry root, depth first, so
 // that few bases are held at a time.
 func (u *unpacking) resolveOn(ctx context.Context, p *pack, root int) (named int, err error) {
 	typ := u.entries[root].typ
-	content, err := u.read(p, root)
+	content, err := u.whole(p, root)
 	if err != nil {
 		return 0, err
 	}
-	held := 0
-	var bases []base
-	push := func(number int, content []byte) {
-		held += len(content)
-		hash := u.entries[number].hash
-		bases = append(bases, base{number, typ, content, u.waiting[hash], u.entries[number].child})
-		delete(u.waiting, hash)
-		for i := 0; held > heldBases && i < len(bases)-1; i++ {
-			held -= len(bases[i].content)
-			bases[i].content = nil
+	held := bases{room: u.room}
+	defer func() {
+		for len(held.list) > 0 {
+			held.pop()
 		}
+	}()
+	push := func(number int, content body) {
+		hash := u.entries[number].hash
+		held.list = append(held.list, base{number: number, waiting: u.waiting[hash], next: u.entries[number].child})
+		delete(u.waiting, hash)
+		held.put(len(held.list)-1, content)
 	}
 	push(root, content)
-	chain := make([]int, 0, 64)
-	for len(bases) > 0 {
-		top := &bases[len(bases)-1]
+	for len(held.list) > 0 {
+		if err := ctx.Err(); err != nil {
+			return named, err
+		}
+		last := len(held.list) - 1
+		top := &held.list[last]
 		var number int
 		switch {
 		case top.next != 0:
@@ -325,79 +371,69 @@ func (u *unpacking) resolveOn(ctx context.Context, p *pack, root int) (named int
 			number = int(top.waiting[0]) - 1
 			top.waiting = top.waiting[1:]
 		default:
-			held -= len(top.content)
-			bases = bases[:len(bases)-1]
+			held.pop()
 			continue
 		}
-		if len(bases) > maxChain {
+		if len(held.list) > maxChain {
 			return named, fmt.Errorf("%w: more than %d deltas stand on each other", errPack, maxChain)
 		}
-		if top.content == nil {
-			chain = chain[:0]
-			for _, b := range bases {
-				chain = append(chain, b.number)
-			}
-			if top.content, err = u.again(p, chain); err != nil {
+		if !top.content.there() {
+			content, err := u.again(ctx, p, typ, held.list)
+			if err != nil {
 				return named, err
 			}
-			held += len(top.content)
+			held.put(last, content)
 		}
-		delta, err := u.read(p, number)
-		if err != nil {
-			return named, err
-		}
-		content, err := applyDelta(top.content, delta, maxObject)
+		keep := u.entries[number].child != 0 || len(u.waiting) > 0
+		made, hash, err := u.patch(p, number, typ, &top.content, keep)
 		if err != nil {
 			return named, fmt.Errorf("object at byte %d: %w", u.entries[number].offset, err)
 		}
-		if u.inflated += int64(len(content)); u.inflated > maxInflated {
-			return named, errors.New("the pack holds more than can be true")
-		}
-		hash, err := hashObject(typ, content)
-		if err != nil {
-			return named, err
-		}
-		if err := u.needs.add(typ, hash, content); err != nil {
+		if err := u.needs.add(typ, hash, made.bytes); err != nil {
+			made.drop()
 			return named, err
 		}
 		u.entries[number].hash = hash
 		named++
-		if named%512 == 0 && ctx.Err() != nil {
-			return named, ctx.Err()
-		}
 		if u.entries[number].child != 0 || len(u.waiting[hash]) > 0 {
-			push(number, content)
+			push(number, made)
+		} else {
+			made.drop()
 		}
 	}
 	return named, nil
 }
 
-// again makes the last object of a chain of entries, each a delta on the one
-// before.
-func (u *unpacking) again(p *pack, chain []int) (content []byte, err error) {
-	for i, number := range chain {
-		part, err := u.read(p, number)
+// again makes the last object of a chain of bases, each a delta on the one before,
+// from the newest that is still there.
+func (u *unpacking) again(ctx context.Context, p *pack, typ plumbing.ObjectType, chain []base) (content body, err error) {
+	from := len(chain) - 1
+	for from > 0 && !chain[from].content.there() {
+		from--
+	}
+	// What is held is the chain's, what is made on the way is ours.
+	content = chain[from].content
+	if !content.there() {
+		if content, err = u.whole(p, chain[from].number); err != nil {
+			return body{}, err
+		}
+	}
+	ours := !chain[from].content.there()
+	for _, b := range chain[from+1:] {
+		next, _, err := u.patch(p, b.number, typ, &content, true)
+		if ours {
+			content.drop()
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
-			return nil, err
+			next.drop()
+			return body{}, err
 		}
-		if i == 0 {
-			content = part
-		} else if content, err = applyDelta(content, part, maxObject); err != nil {
-			return nil, err
-		}
+		content, ours = next, true
 	}
 	return content, nil
-}
-
-// read inflates an entry of the spooled pack: an object, or a delta.
-func (u *unpacking) read(p *pack, number int) ([]byte, error) {
-	offset := u.entries[number].offset
-	u.at.seek(p.file, p.size-packTrailer, offset)
-	e, err := readEntry(&u.at, offset)
-	if err != nil {
-		return nil, cut(err)
-	}
-	return u.inflate(&u.at, e.size)
 }
 
 // index checks the spooled pack against its trailer and makes its index.
