@@ -3,7 +3,9 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"towpath.dev/towpath/gitops"
@@ -27,7 +29,7 @@ type openFleet struct {
 }
 
 func (openFleet) Promoted(context.Context, fleet.Image) (fleet.State, error) {
-	return fleet.State{Standing: fleet.Holds, Entry: &fleet.Entry{Source: gitops.Hash{1}}}, nil
+	return fleet.State{Standing: fleet.Holds, Entry: &fleet.Entry{Source: gitops.Hash{1}, Ref: "registry.example.com/a:1"}}, nil
 }
 
 func (f openFleet) Promote(context.Context, fleet.Bump) (fleet.Promotion, error) {
@@ -54,6 +56,50 @@ func (b oneBuild) Seal(_ context.Context, _ kaniko.Order, built kaniko.Result) (
 }
 
 func (b oneBuild) Size(context.Context, string) (int64, error) { return 0, nil }
+
+// endless is a registry that never comes to an end with one of its answers.
+type endless struct {
+	oneBuild
+	at string
+}
+
+func (e endless) wait(ctx context.Context, step string) error {
+	if e.at != step {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (e endless) Find(ctx context.Context, _ kaniko.Order) (kaniko.Result, bool, error) {
+	return kaniko.Result{}, false, e.wait(ctx, "find")
+}
+
+func (e endless) Seal(ctx context.Context, _ kaniko.Order, built kaniko.Result) (kaniko.Result, error) {
+	return built, e.wait(ctx, "seal")
+}
+
+func (e endless) Size(ctx context.Context, _ string) (int64, error) { return 0, e.wait(ctx, "size") }
+
+// TestARegistryWithoutAnEndIsGivenUp: one that sends a byte now and then, for ever, is
+// given up, and what only people like to know holds up nothing.
+func TestARegistryWithoutAnEndIsGivenUp(t *testing.T) {
+	for at, c := range map[string]struct {
+		state State
+		takes time.Duration
+	}{"find": {Failed, stepPatience}, "seal": {Failed, stepPatience}, "size": {Promoted, sizePatience}} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			o := buildAndPromote(t, endless{oneBuild{began: began}, at}, "main")
+			if took := time.Since(began); o.State != c.state || took != c.takes {
+				t.Errorf("%s: %s after %s: %s", at, o.State, took, o.Reason)
+			}
+			if o.State == Failed && !strings.Contains(o.Reason, "given up after 1h0m0s") {
+				t.Errorf("%s: %s", at, o.Reason)
+			}
+		})
+	}
+}
 
 func buildAndPromote(t *testing.T, images Images, branch string) Outcome {
 	t.Helper()

@@ -174,10 +174,25 @@ func (d *Delivery) suspended() Outcome {
 	}
 }
 
-// sourcePatience is how long an application repository may take to answer: it
-// takes seconds, but for the first fetch of one that is large and far away. Fleet
-// bounds its own work, which several deliveries share.
-const sourcePatience = time.Hour
+// stepPatience is how long an application repository or a registry may take for what
+// is asked of it in one step of a round: it takes seconds, but for the first fetch of
+// a repository that is large and far away. Fleet bounds its own work, which several
+// deliveries share, and builders theirs. sizePatience is for what people like to know.
+const (
+	stepPatience = time.Hour
+	sizePatience = time.Minute
+)
+
+// patiently gives a step its time, and no more.
+func patiently(ctx context.Context, patience time.Duration, step func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	err := step(limited)
+	if err != nil && limited.Err() != nil && ctx.Err() == nil {
+		return fmt.Errorf("given up after %s: %w", patience, err)
+	}
+	return err
+}
 
 // observe asks the target and then the source, since what may be built depends
 // on what was promoted.
@@ -214,12 +229,11 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 			o.Tip = hash(promoted.Head)
 		}
 	}
-	limited, cancel := context.WithTimeout(ctx, sourcePatience)
-	defer cancel()
-	choice, err := d.Source.Choose(limited, query)
-	if err != nil && limited.Err() != nil && ctx.Err() == nil {
-		err = fmt.Errorf("given up after %s: %w", sourcePatience, err)
-	}
+	var choice source.Choice
+	err = patiently(ctx, stepPatience, func(ctx context.Context) (err error) {
+		choice, err = d.Source.Choose(ctx, query)
+		return err
+	})
 	if err != nil {
 		return promoted, choice, fmt.Errorf("source: %w", err)
 	}
@@ -280,7 +294,12 @@ func (d *Delivery) image(ctx context.Context, commit gitops.Commit) (kaniko.Resu
 		return kaniko.Result{}, err
 	}
 	return d.Builds.Once(ctx, order, func(ctx context.Context) (kaniko.Result, error) {
-		found, ok, err := d.Images.Find(ctx, order)
+		var found kaniko.Result
+		var ok bool
+		err := patiently(ctx, stepPatience, func(ctx context.Context) (err error) {
+			found, ok, err = d.Images.Find(ctx, order)
+			return err
+		})
 		if err != nil || ok {
 			return found, err
 		}
@@ -289,7 +308,12 @@ func (d *Delivery) image(ctx context.Context, commit gitops.Commit) (kaniko.Resu
 			return built, err
 		}
 		built.Notices = append(built.Notices, found.Notices...)
-		return d.Images.Seal(ctx, order, built)
+		var sealed kaniko.Result
+		err = patiently(ctx, stepPatience, func(ctx context.Context) (err error) {
+			sealed, err = d.Images.Seal(ctx, order, built)
+			return err
+		})
+		return sealed, err
 	})
 }
 
@@ -313,7 +337,11 @@ func (d *Delivery) sizeBefore(ctx context.Context, promoted fleet.State) int64 {
 	if promoted.Entry == nil || promoted.Entry.Ref == "" || promoted.Standing != fleet.Holds && promoted.Standing != fleet.Unfilled {
 		return 0
 	}
-	size, err := d.Images.Size(ctx, promoted.Entry.Ref)
+	var size int64
+	err := patiently(ctx, sizePatience, func(ctx context.Context) (err error) {
+		size, err = d.Images.Size(ctx, promoted.Entry.Ref)
+		return err
+	})
 	if err != nil {
 		return 0
 	}
