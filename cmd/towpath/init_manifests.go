@@ -259,6 +259,9 @@ func (s *setup) look(ctx context.Context, hosts []string) []opening {
 // address that it could let through is not opened here either.
 func private(network netip.Prefix) bool {
 	a := network.Addr()
+	if slices.ContainsFunc(config.NeverReached(), network.Overlaps) {
+		return false // whatever the names say that lead there
+	}
 	shared := netip.MustParsePrefix("100.64.0.0/10")
 	return a.IsPrivate() || shared.Contains(a) || network.Bits() < a.BitLen()
 }
