@@ -241,6 +241,9 @@ func TestForgedResults(t *testing.T) {
 		"a message and more": {status: published(func(p *corev1.Pod) string {
 			return report(p, "publish", kaniko.Report{Digest: digest("d"), Size: 1}) + "{}"
 		}), want: "the report of publish does not parse"},
+		"a message and a brace": {status: published(func(p *corev1.Pod) string {
+			return report(p, "publish", kaniko.Report{Digest: digest("d"), Size: 1}) + "}"
+		}), want: "the report of publish does not parse"},
 		"a message of another order": {
 			status: published(func(p *corev1.Pod) string {
 				return strings.Replace(report(p, "publish", kaniko.Report{Digest: digest("d"), Size: 1}), "sha256:", "sha256:0", 1)

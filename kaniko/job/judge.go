@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -348,7 +349,8 @@ func reportOf(pod *corev1.Pod, step, order string) (kaniko.Report, error) {
 		}
 		decoder := json.NewDecoder(strings.NewReader(message))
 		decoder.DisallowUnknownFields()
-		if err := decoder.Decode(&report); err != nil || decoder.More() {
+		err := decoder.Decode(&report)
+		if _, more := decoder.Token(); err != nil || !errors.Is(more, io.EOF) {
 			return kaniko.Report{}, fmt.Errorf("the report of %s does not parse: %d bytes", step, len(message))
 		}
 		if want := orderDigest(order); report.Order != want {
