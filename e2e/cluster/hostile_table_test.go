@@ -127,17 +127,17 @@ func requests() []attack {
 			run: "RUN thief dial " + metadataAddress + ":80 {API} {NODE}:6443 {NODE}:10250 {NODE}:22", see: reachesNobody,
 		},
 		{name: "registry", what: "another image in the registry, without a credential", run: "RUN thief ask '" + guess(
-			"GET|https://{REGISTRY}/v2/", "GET|https://{REGISTRY}/v2/_catalog", "GET|https://{REGISTRY}/v2/apps/podinfo/manifests/{VICTIM}", "GET|https://{REGISTRY}/v2/apps/podinfo/tags/list",
-			"DELETE|https://{REGISTRY}/v2/apps/podinfo/manifests/{VICTIM}", "PUT|https://{REGISTRY}/v2/apps/podinfo/manifests/{VICTIM-TAG}", "POST|https://{REGISTRY}/v2/apps/podinfo/blobs/uploads/",
+			"GET|{REGISTRY-URL}/v2/", "GET|{REGISTRY-URL}/v2/_catalog", "GET|{REGISTRY-URL}/v2/apps/podinfo/manifests/{VICTIM}", "GET|{REGISTRY-URL}/v2/apps/podinfo/tags/list",
+			"DELETE|{REGISTRY-URL}/v2/apps/podinfo/manifests/{VICTIM}", "PUT|{REGISTRY-URL}/v2/apps/podinfo/manifests/{VICTIM-TAG}", "POST|{REGISTRY-URL}/v2/apps/podinfo/blobs/uploads/",
 			"GET|https://{BASES}/v2/_catalog", "GET|https://{BASES}/v2/private/other-team/manifests/1",
 		) + "'"},
 		{name: "registry-guessed", what: "the registries and the git server, with guessed credentials", run: "RUN thief ask '" + guess(
-			"GET|https://{REGISTRY}/v2/_catalog|Basic YWRtaW46YWRtaW4=", "GET|https://{REGISTRY}/v2/_catalog|Basic YXBwczphcHBz", "GET|https://{BASES}/v2/_catalog|Basic YmFzZXM6", "GET|https://{REGISTRY}/v2/_catalog|Bearer apps",
+			"GET|{REGISTRY-URL}/v2/_catalog|Basic YWRtaW46YWRtaW4=", "GET|{REGISTRY-URL}/v2/_catalog|Basic YXBwczphcHBz", "GET|https://{BASES}/v2/_catalog|Basic YmFzZXM6", "GET|{REGISTRY-URL}/v2/_catalog|Bearer apps",
 			"GET|https://{GIT}/apps/podinfo.git/info/refs?service=git-upload-pack", "GET|https://{GIT}/apps/podinfo.git/info/refs?service=git-receive-pack|Basic cmVhZGVyOnJlYWRlcg==",
 		) + "'"},
 		{name: "their-base", what: "a private image that its config does not list", whole: "FROM {THEIR-BASE}\nCOPY own /own", step: "build", says: "UNAUTHORIZED"},
 		{name: "their-files", what: "files of a private image by COPY --from", run: "COPY --from={REGISTRY}/apps/podinfo@{VICTIM} /site /site", step: "build", says: "UNAUTHORIZED"},
-		{name: "added", what: "a private address by ADD", run: "ADD https://{REGISTRY}/v2/_catalog /catalog", step: "build", says: "401"},
+		{name: "added", what: "a private address by ADD", run: "ADD {REGISTRY-URL}/v2/_catalog /catalog", step: "build", says: "401"},
 	}
 }
 
@@ -166,7 +166,7 @@ func escapes() []attack {
 		{name: "processes", what: "other processes' lives, all that there are", run: "RUN thief processes; true", step: "build", says: "signal: killed"},
 		{name: "debugger", what: "kaniko's own life, which it ends well with a layout of the RUN step's", run: "RUN thief leave {VICTIM}", step: "publish", says: "manifest: it is missing"},
 		{name: "terminated", what: "kaniko's own life, by a signal", run: "RUN kill -TERM 1; kill -INT 1; sleep 2", step: "build", says: "kaniko ended with status"},
-		{name: "workdir", what: "a directory of the machine's that the runtime left open", run: "WORKDIR /proc/self/fd/7\nRUN thief absent ../../../../run/canary", step: "build", says: "Changed working directory to /proc/self/fd/7"},
+		{name: "workdir", what: "a directory of the machine's that the runtime left open", run: "WORKDIR /proc/self/fd/7\nRUN thief absent ../../../../run/canary", step: "build", says: "fork/exec /bin/sh: not a directory"},
 		{name: "preloaded", what: "programs that run after it, by their environment", run: "ENV LD_PRELOAD=/evil.so SSL_CERT_DIR=/evil DOCKER_CONFIG=/evil HTTPS_PROXY=http://6.6.6.6:1 GODEBUG=http2debug=2 TMPDIR=/evil HOME=/evil PATH=/bin:/evil\n" +
 			"RUN echo /evil.so > /etc/ld.so.preload; mkdir -p /root/.docker && echo '{\"credHelpers\": {\"{REGISTRY}\": \"evil\"}}' > /root/.docker/config.json; cp /bin/busybox /bin/towpath; mkdir -p /usr/local/bin && cp /bin/busybox /usr/local/bin/towpath"},
 		{

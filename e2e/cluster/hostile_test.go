@@ -142,7 +142,7 @@ func besiege(t *testing.T, all []attack) *siege {
 		"{CLIMBING-BASE}", s.bases.Push(t, "hostile/climbing", "1", layered(t, thief(t), climbing()...)),
 		"{LINKING-BASE}", s.bases.Push(t, "hostile/linking", "1", layered(t, thief(t), linking()...)),
 		"{VICTIM}", s.victim, "{VICTIM-TAG}", tag,
-		"{REGISTRY}", s.registry.Host, "{BASES}", s.bases.Host, "{GIT}", strings.TrimPrefix(s.apps.URL, "https://"), "{API}", s.apiAddress(t), "{NODE}", s.nodeAddress(t),
+		"{REGISTRY}", s.registry.Host, "{REGISTRY-URL}", s.registry.URL, "{BASES}", s.bases.Host, "{GIT}", strings.TrimPrefix(s.apps.URL, "https://"), "{API}", s.apiAddress(t), "{NODE}", s.nodeAddress(t),
 		"{CONTROL}", base64.StdEncoding.EncodeToString([]byte(s.control())),
 	)
 	s.commitAttacks(t, all)
@@ -200,9 +200,9 @@ func (s *siege) run(t *testing.T, all []attack, settings func(config string) str
 		fmt.Fprintf(&images, `  - name: %[1]s
     source: {url: %[2]s, path: %[3]s, secretRef: {name: apps}}
     build: {pull: {secretRef: {name: bases}, allow: [%[4]s/hostile/base, %[4]s/hostile/onbuild, %[4]s/hostile/climbing, %[4]s/hostile/linking]}}
-    destination: {repository: %[5]s, secretRef: {name: registry}}
+    destination: {repository: %[5]s, secretRef: {name: registry}, insecure: %[6]t}
     policy: flux-system:%[1]s
-`, imageOf(a), repository, path, s.bases.Host, s.registry.Repository("hostile/"+a.name))
+`, imageOf(a), repository, path, s.bases.Host, s.registry.Repository("hostile/"+a.name), s.registry.CA == nil)
 		fmt.Fprintf(&markers, "  %[1]s: %[2]s:none # {\"$imagepolicy\": \"flux-system:%[3]s\"}\n", a.name, s.registry.Repository("hostile/"+a.name), imageOf(a))
 	}
 	s.markers(t, markers.String())
