@@ -139,7 +139,7 @@ func unreachable(t *testing.T, w *lab.World, wrong map[string][]byte) []stranger
 	stolen := ssh.Secret()
 	stolen["identity"] = other.Identity
 	return []stranger{
-		{name: "git-password", source: app(locked), secret: wrong, says: []string{host(locked.URL), "401"}, hints: "refused the credential"},
+		{name: "git-password", source: app(locked), secret: wrong, says: []string{host(locked.URL), "401"}, hints: "refused the credential: it may be expired, revoked or meant for another host (secret git-password"},
 		{name: "git-no-password", source: app(locked), says: []string{host(locked.URL), "401"}, hints: "secretRef"},
 		{name: "git-authority", source: app(private), secret: wrong, says: []string{host(private.URL), "unknown authority"}, hints: "ca.crt"},
 		{name: "git-certificate", source: app(certified), secret: map[string][]byte{"ca.crt": certified.CA.PEM}, says: []string{host(certified.URL), "client certificate"}, hints: "tls.crt"},

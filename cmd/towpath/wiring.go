@@ -331,7 +331,7 @@ func (w *wiring) remote(cfg *config.Config, address, secret string) (*wire.Remot
 	if secret != "" {
 		dir = config.Secrets{Dir: cfg.Secrets}.Directory(secret)
 	}
-	return wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir), Connections: &w.lines})
+	return wire.New(wire.Options{URL: address, Auth: gitAuth(address, dir), Secret: secret, Connections: &w.lines})
 }
 
 // release closes the repositories that the config names no more, when nothing

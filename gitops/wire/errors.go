@@ -44,6 +44,7 @@ var (
 type Error struct {
 	Op     string        // what was asked: "list refs of", "fetch from", "push to"
 	URL    string        // without credentials
+	Secret string        // name of the credential's secret, for the hint; empty: there is none, or it has no name
 	Status int           // HTTP status; 0 where it was not HTTP that said no
 	After  time.Duration // how long the server asks to be left alone; 0: it did not say
 	Err    error
@@ -57,8 +58,17 @@ func (e *Error) Unwrap() error { return e.Err }
 // RetryAfter is how long the server asks to be left alone; 0: it did not say.
 func (e *Error) RetryAfter() time.Duration { return e.After }
 
-// Hint says what a person can do about it; empty where that is unknown.
+// Hint says what a person can do about it; empty where that is unknown. What a
+// credential may be the reason of names its secret.
 func (e *Error) Hint() string {
+	advice := e.advice()
+	if advice != "" && e.Secret != "" && (errors.Is(e.Err, ErrAuth) || errors.Is(e.Err, ErrNotFound)) {
+		advice += " (secret " + e.Secret + ")"
+	}
+	return advice
+}
+
+func (e *Error) advice() string {
 	var inner interface{ Hint() string }
 	if errors.As(e.Err, &inner) {
 		return inner.Hint()
@@ -130,7 +140,7 @@ func (r *Remote) fault(op string, err error) error {
 	if errors.As(err, &remote) {
 		err = classify(err, remote.text)
 	}
-	e := &Error{Op: op, URL: r.URL(), Err: err}
+	e := &Error{Op: op, URL: r.URL(), Secret: r.secret, Err: err}
 	var status *statusError
 	if errors.As(err, &status) {
 		e.Status, e.After = status.status, status.after
@@ -138,7 +148,7 @@ func (r *Remote) fault(op string, err error) error {
 	// A hostile server may repeat the credential that it was sent, in any text
 	// that ends up in an error.
 	if text := err.Error(); r.link.scrub(text) != text {
-		e.Err = &scrubbed{text: r.link.scrub(text), hint: e.Hint(), cause: err}
+		e.Err = &scrubbed{text: r.link.scrub(text), hint: e.advice(), cause: err}
 	}
 	return e
 }

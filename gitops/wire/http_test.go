@@ -124,11 +124,16 @@ func TestHTTPRefusals(t *testing.T) {
 		t.Errorf("%d %v", e.Status, e)
 	}
 	refusal(t, dial(t, wire.Options{URL: url, Auth: as(git.AuthOptions{CAFile: ca, Username: "ada", Password: canary})}), wire.ErrAuth, "expired, revoked")
+	named := func(o git.AuthOptions) wire.Options { return wire.Options{URL: url, Secret: "git-apps", Auth: as(o)} }
+	refusal(t, dial(t, named(git.AuthOptions{CAFile: ca, Username: "ada", Password: canary})), wire.ErrAuth, "another host (secret git-apps)")
+	if e := refusal(t, dial(t, named(git.AuthOptions{Username: "ada", Password: canary})), nil, "ca.crt"); strings.Contains(e.Hint(), "git-apps") {
+		t.Errorf("a certificate is not the credential's: %s", e.Hint())
+	}
 	refusal(t, dial(t, wire.Options{URL: url, Auth: as(git.AuthOptions{Username: "ada", Password: canary})}), nil, "ca.crt")
 	refusal(t, dial(t, wire.Options{URL: url, Auth: as(git.AuthOptions{CAFile: []byte(canary)})}), nil, "PEM")
 	refusal(t, dial(t, wire.Options{URL: url, Auth: as(git.AuthOptions{CAFile: ca, BearerToken: "a " + canary})}), nil, "")
 	refusal(t, dial(t, wire.Options{URL: url, Auth: as(git.AuthOptions{CAFile: ca, ClientCert: []byte(canary), ClientKey: []byte(canary)})}), nil, "belong together")
-	refusal(t, dial(t, wire.Options{URL: server.RepoURL("nothing.git"), Auth: as(git.AuthOptions{CAFile: ca, Username: "ada", Password: "right"})}), wire.ErrNotFound, "check the URL")
+	refusal(t, dial(t, wire.Options{URL: server.RepoURL("nothing.git"), Secret: "git-apps", Auth: as(git.AuthOptions{CAFile: ca, Username: "ada", Password: "right"})}), wire.ErrNotFound, "the repository (secret git-apps)")
 	refusal(t, dial(t, wire.Options{URL: "http://git.example.invalid/x", Auth: as(git.AuthOptions{Username: "ada", Password: canary})}), nil, "https://")
 	refusal(t, dial(t, wire.Options{URL: "https://ada:" + canary + "@127.0.0.1:1/x"}), nil, "is the server up")
 	broken := errors.New("no such secret")

@@ -41,6 +41,9 @@ type Options struct {
 	// KnownHosts, both mandatory.
 	Auth func() (*git.AuthOptions, error)
 
+	// Secret is the name of what Auth reads, for people. May be empty.
+	Secret string
+
 	// Connections are shared with others. nil: they are this Remote's own.
 	Connections *Connections
 
@@ -68,6 +71,7 @@ const (
 // its connections between requests.
 type Remote struct {
 	address address
+	secret  string
 	maxPack int64
 	link    transport
 
@@ -94,7 +98,7 @@ func New(o Options) (*Remote, error) {
 	if auth == nil {
 		auth = func() (*git.AuthOptions, error) { return nil, nil }
 	}
-	r := &Remote{address: a, maxPack: o.MaxPack}
+	r := &Remote{address: a, secret: o.Secret, maxPack: o.MaxPack}
 	if r.maxPack <= 0 {
 		r.maxPack = maxPackDefault
 	}
