@@ -215,8 +215,12 @@ func (e *BuildError) Hint() string {
 	if errors.As(e.Err, &own) && own.Hint() != "" {
 		return own.Hint()
 	}
-	if e.Log == "" {
+	switch {
+	case e.Log != "":
+		return "push a commit that builds, and nothing else is to be done; the whole output is in " + e.Log
+	case e.Kept:
+		return "push a commit that builds, and nothing else is to be done; towpath logs IMAGE prints the whole output, towpath retry IMAGE has this commit built again"
+	default:
 		return "mend the commit or its config: the same commit is not built again"
 	}
-	return "a commit that builds is built by itself; the whole output is in " + e.Log
 }

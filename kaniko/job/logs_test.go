@@ -110,6 +110,9 @@ func TestRetry(t *testing.T) {
 	if !errors.As(first.err, &fault) || !fault.Kept {
 		t.Fatalf("got %v", first.err)
 	}
+	if hint := fault.Hint(); !strings.Contains(hint, "towpath logs IMAGE") || !strings.Contains(hint, "towpath retry IMAGE") {
+		t.Errorf("the hint names neither the log nor the way to build it again: %q", hint)
+	}
 	cluster.end(live, batchv1.JobFailed, "BackoffLimitExceeded", "")
 
 	standings, err := b.Standings(t.Context())

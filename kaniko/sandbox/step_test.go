@@ -22,11 +22,11 @@ func TestStepsGoWrong(t *testing.T) {
 		text      string
 		hint      string
 	}{
-		{"fetch", "fault", true, "fetch: submodules are not supported", "a commit that builds is built by itself; the whole output is in "},
+		{"fetch", "fault", true, "fetch: submodules are not supported", "push a commit that builds, and nothing else is to be done; the whole output is in "},
 		{"fetch", "fail", false, "fetch: the host is away", "wait"},
 		{"fetch", "die", false, "fetch: ended with exit status 7 and no report: something terrible", ""},
 		{"fetch", "hang", false, "fetch: not done within 2s", ""},
-		{"publish", "fault", true, "publish: submodules are not supported", "a commit that builds is built by itself; the whole output is in "},
+		{"publish", "fault", true, "publish: submodules are not supported", "push a commit that builds, and nothing else is to be done; the whole output is in "},
 		{"publish", "fail", false, "publish: the host is away", "wait"},
 		{"publish", "die", false, "publish: ended with exit status 7", ""},
 		{"publish", "hang", false, "publish: not done within 2s", ""},
