@@ -134,7 +134,11 @@ func (d *decoder) pairs(node *yaml.Node, path string, do func(key, value *yaml.N
 		return // a key whose content is commented out
 	}
 	if node.Kind != yaml.MappingNode {
-		d.problem(path, "is "+kindOf(node)+", not a map of keys", "")
+		hint := ""
+		if node.Kind == yaml.ScalarNode && strings.HasSuffix(path, "secretRef") {
+			hint = "a secret is named by {name: NAME}"
+		}
+		d.problem(path, "is "+kindOf(node)+", not a map of keys", hint)
 		return
 	}
 	first := map[string]int{}

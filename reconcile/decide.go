@@ -260,7 +260,7 @@ func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verd
 func takenOver(promoted fleet.State) Verdict {
 	verdict := Verdict{
 		State: Held, Reason: "somebody else writes to a marker of ours",
-		Hint: "stop the other writer, or put the marker back, or name the commit to go on with in source.accept, with a reason",
+		Hint: "stop the other writer and set the marked value back, or name the commit to go on with in source.accept, with a reason",
 	}
 	if f := promoted.Foreign; f != nil {
 		verdict.Reason = fmt.Sprintf("%s was set to %s by %s in %s", f.File, f.Value, f.Author.Name, gitops.Short(f.Commit))

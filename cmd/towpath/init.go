@@ -166,6 +166,12 @@ func (s *setup) places() error {
 	if tree := workTree(secrets); tree != "" || inside(resolved(secrets), resolved(out)) {
 		return hinted{fmt.Errorf("init: %s is among what is committed", s.secrets), "private keys do not belong into a git work tree: name a directory elsewhere by --secrets"}
 	}
+	for _, key := range []string{"towpath-signing", "towpath-provenance"} {
+		if _, err := os.Lstat(filepath.Join(secrets, key)); !errors.Is(err, fs.ErrNotExist) {
+			return hinted{fmt.Errorf("init: there are keys in %s already", s.secrets),
+				"keys are never overwritten: name another directory by --secrets, or remove this one if nothing of it is in use"}
+		}
+	}
 	s.out, s.secrets = out, secrets
 	return nil
 }

@@ -212,7 +212,14 @@ func descentGate(s reconcile.Sight) gate {
 		if s.Verdict.Accepted != "" {
 			verdict = passed
 		}
-		return gate{Gate: "descent", Verdict: verdict, Detail: fmt.Sprintf("%s is %s to the %s %s", commit, s.Choice.Relation, fate, base)}
+		stands := "is of unknown relation to"
+		switch s.Choice.Relation {
+		case gitops.Behind:
+			stands = "comes before"
+		case gitops.Unrelated:
+			stands = "does not descend from"
+		}
+		return gate{Gate: "descent", Verdict: verdict, Detail: fmt.Sprintf("%s %s the %s %s", commit, stands, fate, base)}
 	}
 }
 
