@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path"
 
@@ -41,7 +42,10 @@ func (f *Fleet) Manifests(ctx context.Context, visit func(file string, content [
 				if left--; left < 0 { // trees in trees can hold one file a billion times
 					return fmt.Errorf("more than %d files", maxMarked)
 				}
-				content, err := f.store.Blob(e.Hash)
+				content, err := f.store.BlobUpTo(e.Hash, maxFile)
+				if errors.Is(err, store.ErrLarge) {
+					continue // left alone wherever files are looked into
+				}
 				if err != nil {
 					return err
 				}

@@ -11,6 +11,7 @@ import (
 	"github.com/pmezard/go-difflib/difflib"
 
 	"towpath.dev/towpath/gitops"
+	"towpath.dev/towpath/gitops/store"
 )
 
 // A review branch is Towpath's own. It holds one commit an image, the newest,
@@ -206,7 +207,10 @@ func (f *Fleet) stale(ctx context.Context, w *world, image Image, proposed *prop
 		if err != nil {
 			return false, err
 		}
-		after, err := f.store.Blob(now.Hash)
+		after, err := f.store.BlobUpTo(now.Hash, maxFile)
+		if errors.Is(err, store.ErrLarge) {
+			return true, nil // what the proposal edits is not looked into any more
+		}
 		if err != nil {
 			return false, err
 		}

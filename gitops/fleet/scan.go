@@ -22,6 +22,7 @@ const (
 	maxDepth  = 100     // directories inside each other
 	maxMarked = 50_000  // marked files in one tree
 	maxNamed  = 100     // symbolic links in one tree that are named, and faults
+	maxFile   = 1 << 25 // bytes of a file that is looked into
 	maxName   = 255     // bytes of a name, as in every file system
 	maxNames  = 1 << 24 // bytes of the names of all marked files in one tree, with their directories
 	maxWeight = 1 << 21 // of what is parsed of one tree (marker.Weight): ten thousand large manifests
@@ -55,8 +56,8 @@ type viewKey struct {
 // reader is where trees and blobs are read.
 type reader interface {
 	Tree(gitops.Hash) ([]store.Entry, error)
-	Blob(gitops.Hash) ([]byte, error)
-	Blobs(ctx context.Context, hashes []gitops.Hash, visit func(gitops.Hash, []byte) error) error
+	BlobUpTo(h gitops.Hash, limit int64) ([]byte, error)
+	BlobsUpTo(ctx context.Context, hashes []gitops.Hash, limit int64, visit func(gitops.Hash, []byte) error, large func(gitops.Hash)) error
 }
 
 func newScanner() *scanner {
@@ -84,6 +85,7 @@ type blobScan struct {
 	weight int           // of parsing it
 	marks  int           // how many markers it has at most
 	parsed bool
+	large  bool // and therefore not looked into: it says nothing
 
 	// file tells of problems; nil: it has none. It is no more than that of what
 	// was parsed, which is large. One that does not parse has no sites, and says
@@ -206,13 +208,13 @@ func (s *scanner) readAhead(ctx context.Context, r reader, top gitops.Hash) erro
 	if err := walk(top, 0); err != nil || len(wanted) == 0 {
 		return err
 	}
-	return r.Blobs(ctx, wanted, func(h gitops.Hash, content []byte) error {
+	return r.BlobsUpTo(ctx, wanted, maxFile, func(h gitops.Hash, content []byte) error {
 		if marker.Mentions(content) {
 			content = bytes.Clone(content) // a File keeps it; the reader takes it back
 		}
 		s.read(h, content)
 		return nil
-	})
+	}, s.leave)
 }
 
 func (s *scanner) tree(r reader, h gitops.Hash, depth int) (*treeScan, error) {
@@ -289,6 +291,10 @@ func (s *scanner) entry(r reader, t *treeScan, e store.Entry, depth int) error {
 		if err != nil {
 			return err
 		}
+		if b != nil && b.large {
+			t.note(e.Name, fmt.Sprintf("left alone: larger than %d MiB, so a marker in it is not seen", maxFile>>20))
+			return nil
+		}
 		if b != nil {
 			t.marked = append(t.marked, node{e.Name, e.Hash})
 			t.files++
@@ -303,12 +309,19 @@ func (s *scanner) blob(r reader, h gitops.Hash) (*blobScan, error) {
 	if b, ok := s.blobs[h]; ok {
 		return b, nil
 	}
-	src, err := r.Blob(h)
+	src, err := r.BlobUpTo(h, maxFile)
+	if errors.Is(err, store.ErrLarge) {
+		s.leave(h)
+		return s.blobs[h], nil
+	}
 	if err != nil {
 		return nil, err
 	}
 	return s.read(h, src), nil
 }
+
+// leave notes a file that is too large to be looked into.
+func (s *scanner) leave(h gitops.Hash) { s.blobs[h] = &blobScan{large: true, parsed: true} }
 
 func (s *scanner) read(h gitops.Hash, src []byte) *blobScan {
 	var b *blobScan
@@ -337,7 +350,7 @@ func (s *scanner) parse(r reader, h gitops.Hash) (*blobScan, error) {
 	}
 	src := b.src
 	if src == nil {
-		if src, err = r.Blob(h); err != nil {
+		if src, err = r.BlobUpTo(h, maxFile); err != nil {
 			return nil, err
 		}
 	}

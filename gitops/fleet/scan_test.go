@@ -188,3 +188,37 @@ func TestNamesThatAreTooLong(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// TestFilesThatAreTooLarge: a file of hundreds of megabytes, which takes a few hundred
+// kilobytes in git, is named and left alone, and so is a link of that length; the
+// other markers are edited.
+func TestFilesThatAreTooLarge(t *testing.T) {
+	t.Parallel()
+	files := plainFiles()
+	files["clusters/production/large.yaml"] = deployment("podinfo", placeholder) + strings.Repeat("#"+strings.Repeat(" ", 1<<20-2)+"\n", maxFile>>20)
+	y := newYard(t, files)
+	blob := strings.TrimSpace(y.run("rev-parse", "main:clusters/production/large.yaml"))
+	y.pat.Git("fetch", "--quiet", "origin", "main")
+	y.works("main", []string{"update-index", "--add", "--cacheinfo", "120000," + blob + ",clusters/production/link.yaml"},
+		[]string{"update-index", "--add", "--cacheinfo", "120000," + blob + ",clusters/production/way"}, []string{"commit", "-q", "-m", "links"})
+	f := y.fleet()
+	y.promote(f, podinfo, 1)
+	s := y.stands(f, podinfo, Holds)
+	told := false
+	for _, p := range s.Problems {
+		told = told || p.File == "clusters/production/large.yaml" && strings.Contains(p.Text, "larger than 32 MiB")
+	}
+	if !told || len(s.Sites) != 1 {
+		t.Errorf("%d markers, problems %+v", len(s.Sites), s.Problems)
+	}
+	if got := strings.TrimSpace(y.run("rev-parse", "main:clusters/production/large.yaml")); got != blob {
+		t.Error("it was edited")
+	}
+	if err := f.Manifests(t.Context(), func(file string, content []byte) {
+		if len(content) > maxFile {
+			t.Errorf("%s was read", file)
+		}
+	}); err != nil {
+		t.Error(err)
+	}
+}

@@ -105,8 +105,11 @@ func (g *gathered) gather(t *treeScan, dir string) {
 // leadsToDirectory tells whether a symbolic link of the tree leads to a directory of
 // it, by whatever other links.
 func leadsToDirectory(r reader, root gitops.Hash, file string, link gitops.Hash) (bool, error) {
-	to, err := r.Blob(link)
-	if err != nil || len(to) > maxTarget || path.IsAbs(string(to)) {
+	to, err := r.BlobUpTo(link, maxTarget)
+	if errors.Is(err, store.ErrLarge) {
+		return false, nil
+	}
+	if err != nil || path.IsAbs(string(to)) {
 		return false, err
 	}
 	at := path.Join(path.Dir(file), string(to))

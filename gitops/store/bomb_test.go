@@ -6,10 +6,12 @@ import (
 	"context"
 	"crypto/sha1"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -221,4 +223,46 @@ func TestLargeFiles(t *testing.T) { //nolint:paralleltest // as above
 		t.Errorf("%d MiB are allocated for four versions of a file of 12 MiB", allocated>>20)
 	}
 	compare(t, s, p.Work.Dir, tip)
+}
+
+// TestBlobUpTo: a blob that is larger than what is asked for takes no memory to find
+// that out, whether it is packed by itself or as a delta; the others are read.
+func TestBlobUpTo(t *testing.T) { //nolint:paralleltest // as above
+	p := newPlace(t)
+	text := strings.Repeat("the same line again and again\n", 1<<20)
+	p.Commit(lab.Commit{Files: map[string]string{"large": text, "small": "1\n"}})
+	tip := p.Commit(lab.Commit{Files: map[string]string{"large": text + "and one more\n", "small": "2\n"}})
+	p.Push("HEAD:main")
+	lab.RunGit(t, p.bare(), "repack", "-adfq")
+	s := openStore(t, t.TempDir(), p.remote(t))
+	if err := s.Fetch(t.Context(), []gitops.Hash{hash(t, tip)}, 0); err != nil {
+		t.Fatal(err)
+	}
+	named := func(what string) gitops.Hash { return hash(t, p.Work.Git("rev-parse", what)) }
+	small, first, second := named("HEAD:small"), named("HEAD^:large"), named("HEAD:large")
+	const limit = 1 << 20
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, h := range []gitops.Hash{first, second} {
+		if _, err := s.BlobUpTo(h, limit); !errors.Is(err, store.ErrLarge) || errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("%s: %v", h, err)
+		}
+	}
+	var read, large []gitops.Hash
+	err := s.BlobsUpTo(t.Context(), []gitops.Hash{first, small, second}, limit,
+		func(h gitops.Hash, _ []byte) error { read = append(read, h); return nil },
+		func(h gitops.Hash) { large = append(large, h) })
+	runtime.ReadMemStats(&after)
+	if err != nil || !slices.Equal(read, []gitops.Hash{small}) || len(large) != 2 {
+		t.Errorf("read %v, too large %v, %v", read, large, err)
+	}
+	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 8<<20 {
+		t.Errorf("%d MiB are allocated to say so", allocated>>20)
+	}
+	if content, err := s.Blob(second); err != nil || string(content) != text+"and one more\n" {
+		t.Errorf("without a limit: %d bytes, %v", len(content), err)
+	}
+	if _, err := s.BlobUpTo(first, limit); !errors.Is(err, store.ErrLarge) { // from what is kept of that
+		t.Error(err)
+	}
 }

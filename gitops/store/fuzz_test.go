@@ -49,7 +49,7 @@ func FuzzReceive(f *testing.F) {
 			if !in.has(e.hash) {
 				t.Errorf("%s is not in the index", e.hash)
 			}
-			typ, got, err := r.object(p, e.offset)
+			typ, got, err := r.object(p, e.offset, maxObject)
 			if err != nil {
 				t.Errorf("%s: %v", e.hash, err)
 			}

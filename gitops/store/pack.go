@@ -205,7 +205,8 @@ func cut(err error) error {
 
 // object reads the object whose entry begins at offset, through however many
 // deltas it stands on. What it returns may be in the cache too: do not change it.
-func (r *reader) object(p *pack, offset int64) (plumbing.ObjectType, []byte, error) {
+// Nothing of more than limit bytes is read on the way: that is ErrLarge.
+func (r *reader) object(p *pack, offset, limit int64) (plumbing.ObjectType, []byte, error) {
 	type step struct {
 		offset int64
 		delta  []byte
@@ -224,6 +225,9 @@ func (r *reader) object(p *pack, offset int64) (plumbing.ObjectType, []byte, err
 		e, err := readEntry(&r.at, at)
 		if err != nil {
 			return 0, nil, cut(err)
+		}
+		if e.size > limit {
+			return 0, nil, ErrLarge
 		}
 		content, err := r.inflate(&r.at, e.size)
 		if err != nil {
@@ -248,12 +252,18 @@ func (r *reader) object(p *pack, offset int64) (plumbing.ObjectType, []byte, err
 		}
 	}
 	for i := len(chain) - 1; i >= 0; i-- {
-		content, err := applyDelta(base.content, chain[i].delta, maxObject)
+		content, err := applyDelta(base.content, chain[i].delta, limit)
+		if errors.Is(err, errTooLarge) && limit < maxObject {
+			err = ErrLarge
+		}
 		if err != nil {
 			return 0, nil, err
 		}
 		base.content = content
 		r.cache.put(place{p, chain[i].offset}, base)
+	}
+	if int64(len(base.content)) > limit {
+		return 0, nil, ErrLarge // it was kept of a read that had more room
 	}
 	return base.typ, base.content, nil
 }

@@ -39,11 +39,19 @@ func (s *Store) IsShallow(commit gitops.Hash) bool {
 func (s *Store) Object(h gitops.Hash) (plumbing.ObjectType, []byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.object(h)
+	return s.object(h, maxObject)
 }
 
 // Blob reads a blob.
 func (s *Store) Blob(h gitops.Hash) ([]byte, error) { return s.typed(h, plumbing.BlobObject) }
+
+// BlobUpTo reads a blob of at most limit bytes, and takes no more memory for a larger
+// one: that is ErrLarge.
+func (s *Store) BlobUpTo(h gitops.Hash, limit int64) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.typedUpTo(h, plumbing.BlobObject, limit)
+}
 
 // RawCommit reads a commit as it is stored, for those who must judge every byte.
 func (s *Store) RawCommit(h gitops.Hash) ([]byte, error) { return s.typed(h, plumbing.CommitObject) }
@@ -78,7 +86,11 @@ func (s *Store) typed(h gitops.Hash, want plumbing.ObjectType) ([]byte, error) {
 }
 
 func (s *Store) typedLocked(h gitops.Hash, want plumbing.ObjectType) ([]byte, error) {
-	typ, content, err := s.object(h)
+	return s.typedUpTo(h, want, maxObject)
+}
+
+func (s *Store) typedUpTo(h gitops.Hash, want plumbing.ObjectType, limit int64) ([]byte, error) {
+	typ, content, err := s.object(h, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +101,7 @@ func (s *Store) typedLocked(h gitops.Hash, want plumbing.ObjectType) ([]byte, er
 }
 
 // object is Object for who holds the lock.
-func (s *Store) object(h gitops.Hash) (plumbing.ObjectType, []byte, error) {
+func (s *Store) object(h gitops.Hash, limit int64) (plumbing.ObjectType, []byte, error) {
 	if err := s.touch(); err != nil {
 		return 0, nil, err
 	}
@@ -103,7 +115,7 @@ func (s *Store) object(h gitops.Hash) (plumbing.ObjectType, []byte, error) {
 		}
 		return 0, nil, missing(h)
 	}
-	typ, content, err := readChecked(s.reader, p, offset, h)
+	typ, content, err := readChecked(s.reader, p, offset, h, limit)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -113,8 +125,11 @@ func (s *Store) object(h gitops.Hash) (plumbing.ObjectType, []byte, error) {
 func missing(h gitops.Hash) error { return fmt.Errorf("%w: %w: %s", ErrCorrupt, ErrMissing, h) }
 
 // readChecked reads an object and hashes what came.
-func readChecked(r *reader, p *pack, offset int64, h gitops.Hash) (plumbing.ObjectType, []byte, error) {
-	typ, content, err := r.object(p, offset)
+func readChecked(r *reader, p *pack, offset int64, h gitops.Hash, limit int64) (plumbing.ObjectType, []byte, error) {
+	typ, content, err := r.object(p, offset, limit)
+	if errors.Is(err, ErrLarge) {
+		return 0, nil, fmt.Errorf("%w: %s has more than %d bytes", err, h, limit)
+	}
 	if err != nil {
 		return 0, nil, damaged(h, err)
 	}
@@ -177,6 +192,12 @@ func (s *Store) parentsOf(h gitops.Hash) ([]gitops.Hash, error) {
 // changed. An object that is not there or damaged is ErrCorrupt; an error of
 // visit ends it.
 func (s *Store) Blobs(ctx context.Context, hashes []gitops.Hash, visit func(h gitops.Hash, content []byte) error) error {
+	return s.BlobsUpTo(ctx, hashes, maxObject, visit, nil)
+}
+
+// BlobsUpTo is Blobs where those of more than limit bytes, or that take one of more
+// to be read, are not read but told to large, as visit is called for the others.
+func (s *Store) BlobsUpTo(ctx context.Context, hashes []gitops.Hash, limit int64, visit func(h gitops.Hash, content []byte) error, large func(h gitops.Hash)) error {
 	reads, release, err := s.plan(hashes)
 	if err != nil {
 		return err
@@ -189,7 +210,7 @@ func (s *Store) Blobs(ctx context.Context, hashes []gitops.Hash, visit func(h gi
 	var reading sync.WaitGroup
 	for worker := range workers {
 		part := reads[worker*len(reads)/workers : (worker+1)*len(reads)/workers]
-		reading.Go(func() { readBlobs(ctx, part, results) })
+		reading.Go(func() { readBlobs(ctx, part, limit, results) })
 	}
 	go func() {
 		reading.Wait()
@@ -200,6 +221,10 @@ func (s *Store) Blobs(ctx context.Context, hashes []gitops.Hash, visit func(h gi
 	defer cancel()
 	for batch := range results {
 		for _, b := range batch {
+			if large != nil && errors.Is(b.err, ErrLarge) {
+				large(b.hash)
+				continue
+			}
 			if b.err != nil {
 				return b.err
 			}
@@ -267,7 +292,7 @@ func (s *Store) plan(hashes []gitops.Hash) (reads []blobRead, release func(), er
 	}, nil
 }
 
-func readBlobs(ctx context.Context, reads []blobRead, results chan<- []blob) {
+func readBlobs(ctx context.Context, reads []blobRead, limit int64, results chan<- []blob) {
 	const batchCount, batchBytes = 256, 1 << 20
 	r := newReader(cacheBytes / 2)
 	var batch []blob
@@ -282,13 +307,13 @@ func readBlobs(ctx context.Context, reads []blobRead, results chan<- []blob) {
 		}
 	}
 	for _, read := range reads {
-		typ, content, err := readChecked(r, read.pack, read.offset, read.hash)
+		typ, content, err := readChecked(r, read.pack, read.offset, read.hash, limit)
 		if err == nil && typ != plumbing.BlobObject {
 			err = fmt.Errorf("%w: %s is a %s, not a blob", ErrType, read.hash, typ)
 		}
 		batch = append(batch, blob{read.hash, content, err})
 		size += len(content)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrLarge) {
 			break
 		}
 		if (len(batch) == batchCount || size > batchBytes) && !send() {

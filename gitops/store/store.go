@@ -45,6 +45,8 @@ var (
 	ErrMissing = errors.New("object not found")
 	// ErrType: the object is there and whole, and of another type than asked for.
 	ErrType = errors.New("object of the wrong type")
+	// ErrLarge: the object is larger than was asked for, or to read it takes one that is.
+	ErrLarge = errors.New("object too large")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("the cached copy is closed")
 )
