@@ -73,8 +73,8 @@ func newRoot(g *globals) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "towpath",
 		Short: "Pulls code all the way into a cluster: poll, verify, build, publish, signed bump",
-		Long: `Towpath polls application repositories, builds what moved on master with kaniko
-in a sandbox that holds no secrets, publishes and seals the image, and commits
+		Long: `Towpath polls application repositories, builds what moved with kaniko out of
+reach of every secret, publishes and seals the image, and commits
 the new tag to the GitOps repository in a signed commit that Flux pulls.`,
 		SilenceErrors: true, SilenceUsage: true,
 		Args: func(cmd *cobra.Command, args []string) error {
