@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -22,7 +21,6 @@ import (
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/marker"
 	"towpath.dev/towpath/gitops/source"
-	"towpath.dev/towpath/gitops/store"
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/gitops/wire"
 	"towpath.dev/towpath/kaniko"
@@ -391,50 +389,6 @@ func (w *wiring) sweep(ctx context.Context) {
 	}
 	if err := here.Sweep(ctx); err != nil {
 		w.log.Warn("what an earlier build left was not cleared", "error", err)
-	}
-}
-
-// unusedFor is how long nobody must have used a cached copy of a repository until
-// it is removed: what a changed config left, or a command with another one. A
-// Monday's command still finds what Friday's has left.
-const unusedFor = 4 * 24 * time.Hour
-
-// discard removes the cached copies of repositories that nobody has used for long.
-// What the config names is open, and so is what another process works with: that
-// is never touched.
-func (w *wiring) discard(cache string) {
-	for _, kind := range []string{"targets", "sources"} {
-		entries, err := os.ReadDir(filepath.Join(cache, kind))
-		if err != nil {
-			continue // there is no such cache yet, or what is wrong with it was told when it was opened
-		}
-		for _, entry := range entries {
-			if !entry.IsDir() {
-				continue
-			}
-			dir := filepath.Join(cache, kind, entry.Name())
-			copies, err := store.Discard(dir, time.Now().Add(-unusedFor))
-			if err != nil {
-				w.log.Warn("a cached copy that nobody uses was not removed", "error", err)
-			}
-			if copies > 0 {
-				w.log.Info("a cached copy that nobody uses was removed", "directory", dir)
-			}
-		}
-	}
-}
-
-// discardDaily is discard now and every day, until the context ends.
-func (w *wiring) discardDaily(ctx context.Context, cache string) {
-	daily := time.NewTicker(24 * time.Hour)
-	defer daily.Stop()
-	for {
-		w.discard(cache)
-		select {
-		case <-daily.C:
-		case <-ctx.Done():
-			return
-		}
 	}
 }
 
