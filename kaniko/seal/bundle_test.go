@@ -159,6 +159,13 @@ func TestOpenRefuses(t *testing.T) {
 		"two signatures": edit(func(b map[string]any) {
 			envelope(b)["signatures"] = append(envelope(b)["signatures"].([]any), envelope(b)["signatures"].([]any)...)
 		}),
+		"a key twice":         bytes.Replace(good, []byte(`"dsseEnvelope":`), []byte(`"dsseEnvelope":{},"dsseEnvelope":`), 1),
+		"a field twice":       bytes.Replace(good, []byte(`"payloadType":`), []byte(`"payloadType":"text/plain","payloadType":`), 1),
+		"two kinds at once":   bytes.Replace(good, []byte(`"dsseEnvelope":`), []byte(`"messageSignature":{},"dsseEnvelope":`), 1),
+		"something after it":  append(bytes.Clone(good), good...),
+		"garbage after it":    append(bytes.Clone(good), 'x'),
+		"a million in a list": []byte(`{"verificationMaterial":` + strings.Repeat("[", 1<<20)),
+		"nested for ever":     []byte(strings.Repeat(`{"x":`, 1<<18)),
 		"flipped payload": edit(func(b map[string]any) {
 			envelope(b)["payload"] = strings.Replace(envelope(b)["payload"].(string), "e", "f", 1)
 		}),
