@@ -58,12 +58,22 @@ func TestReloadWhileTheDiskIsFull(t *testing.T) {
 	})
 	d := w.Daemon(t, nil)
 	promotes(t, w, d, w.App.Head())
-	// A file for each that may still be made.
-	var room unix.Statfs_t
-	if err := unix.Statfs(cache, &room); err != nil {
-		t.Fatal(err)
-	}
-	mount(unix.MS_REMOUNT, fmt.Sprintf("size=1g,nr_inodes=%d", room.Files-room.Ffree))
+	// Not one file more may be made, and none is about to go and leave its room.
+	full := 0
+	d.Wait("it rests on a full disk", patience, func() bool {
+		var room unix.Statfs_t
+		if err := unix.Statfs(cache, &room); err != nil {
+			t.Fatal(err)
+		}
+		if room.Ffree == 0 {
+			full++
+			return full == 50
+		}
+		full = 0
+		// It fails where a file was made meanwhile: then the next look counts that, too.
+		_ = unix.Mount("tmpfs", cache, "tmpfs", unix.MS_REMOUNT, fmt.Sprintf("size=1g,nr_inodes=%d", room.Files-room.Ffree))
+		return false
+	})
 	edit(t, w, "interval: 1s", "interval: 2s")
 	d.Wait("it says that there is no room", patience, func() bool {
 		return strings.Contains(d.Logs(), "the one before it stays in force") && strings.Contains(d.Logs(), "no space left on device")
