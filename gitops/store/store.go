@@ -135,8 +135,10 @@ func tryLock(own string) (*os.File, error) {
 		if err == nil {
 			lock, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 		}
-		if errors.Is(err, fs.ErrNotExist) && try < 10_000 {
-			continue // it is being discarded at this moment
+		// It is being discarded at this moment. What is there when it is made and gone
+		// when MkdirAll looks whether it is a directory is told as a file that exists.
+		if (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrExist)) && try < 10_000 {
+			continue
 		}
 		if err != nil {
 			return nil, err
