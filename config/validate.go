@@ -50,11 +50,17 @@ func (l *loader) flag(at place, text, hint string) {
 
 // head checks what a file says it is.
 func (l *loader) head(file, apiVersion, kind string) {
-	if l.notEmpty(place{file, "apiVersion"}, apiVersion) && apiVersion != APIVersion {
-		l.flag(place{file, "apiVersion"}, quote(apiVersion)+" is not "+APIVersion, "")
-	}
-	if l.notEmpty(place{file, "kind"}, kind) && kind != Kind {
-		l.flag(place{file, "kind"}, quote(kind)+" is not "+Kind, "")
+	l.mustBe(place{file, "apiVersion"}, apiVersion, APIVersion)
+	l.mustBe(place{file, "kind"}, kind, Kind)
+}
+
+func (l *loader) mustBe(at place, value, want string) {
+	hint := "it has to be " + want
+	switch {
+	case value == "" && !l.report.written(at):
+		l.flag(at, "is missing", hint)
+	case value != want:
+		l.flag(at, quote(value)+" is not "+want, "")
 	}
 }
 

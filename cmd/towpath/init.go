@@ -40,6 +40,7 @@ type setup struct {
 	egress     []string
 	images     []proposal
 	first      bool     // the only image is one that was asked for
+	noFlux     bool     // nobody is to be asked to pull
 	specs      []string // of --image
 	advice     []string // what a person must do besides
 
@@ -100,6 +101,9 @@ objects of Flux that have to go, so that two writers never meet.`,
 func (s *setup) run(cmd *cobra.Command) error {
 	if s.renew {
 		return s.renewBase()
+	}
+	if err := s.checkFlux(); err != nil {
+		return err
 	}
 	for _, spec := range s.specs {
 		image, err := parseProposal(spec)

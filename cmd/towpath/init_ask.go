@@ -61,6 +61,17 @@ func (s *setup) askAll(lines *bufio.Scanner, questions []question) error {
 			return err
 		}
 	}
+	for s.flux == "" && !s.noFlux {
+		fmt.Fprint(s.err, "GitRepository of Flux that is asked to pull after a bump, NAMESPACE/NAME (empty: none): ")
+		if lines.Scan() {
+			s.flux = strings.TrimSpace(lines.Text())
+		}
+		s.noFlux = s.flux == ""
+		if err := s.checkFlux(); err != nil {
+			printLine(s.err, err.Error(), "")
+			s.flux = ""
+		}
+	}
 	for i := range s.images {
 		image := &s.images[i]
 		if image.source == "" && !image.unknown {
@@ -88,6 +99,15 @@ func (s *setup) askAll(lines *bufio.Scanner, questions []question) error {
 		}
 	}
 	image.policy = "flux-system:" + image.name
+	return nil
+}
+
+// checkFlux tells whether the GitRepository has a namespace and a name.
+func (s *setup) checkFlux() error {
+	namespace, name, _ := strings.Cut(s.flux, "/")
+	if s.flux != "" && (namespace == "" || name == "") {
+		return usageError{fmt.Errorf("--flux-source: %q is not NAMESPACE/NAME", s.flux), "as in flux-system/flux-system"}
+	}
 	return nil
 }
 
@@ -134,7 +154,7 @@ func (s *setup) reject() (again bool, err error) {
 
 // asks tells whether ask asks for this.
 func (s *setup) asks(into *string) bool {
-	asked := []*string{&s.url, &s.email, &s.towpath, &s.kaniko}
+	asked := []*string{&s.url, &s.email, &s.towpath, &s.kaniko, &s.flux}
 	for i := range s.images {
 		asked = append(asked, &s.images[i].source)
 		if s.first {
@@ -176,6 +196,8 @@ func (s *setup) answer(path string) (flag string, into *string) {
 		return "--email", &s.email
 	case "gitops[0].update.path":
 		return "--path", &s.path
+	case "gitops[0].flux.gitRepository.namespace", "gitops[0].flux.gitRepository.name":
+		return "--flux-source", &s.flux
 	case "builder.kubernetes.image":
 		return "--towpath-image", &s.towpath
 	case "builder.kaniko.image":

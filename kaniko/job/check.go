@@ -61,6 +61,9 @@ func (b *Builder) Check(ctx context.Context) []error {
 		return append(problems, err)
 	}
 	_, err = b.client.BatchV1().Jobs(sample.Namespace).Create(limited, sample, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+	if apierrors.IsForbidden(err) {
+		err = hinted{err, "its message says whether a right, a quota or an admission policy refuses it; those of deploy/ pin both images in the ConfigMap towpath-admission"}
+	}
 	if err != nil && !apierrors.IsAlreadyExists(err) {
 		problems = append(problems, hintAPI(fmt.Errorf("a build Job is refused in namespace %s: %w", sample.Namespace, err)))
 	}
