@@ -18,6 +18,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -80,11 +81,19 @@ func TestNodeProgramsKilled(t *testing.T) {
 			defer rest.Stop()
 			<-rest.C
 			i.Node.startAgain(t, kill.program)
+			unshared, err := lab.UnsharedClient(i.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client, err := kubernetes.NewForConfigAndClient(i.Config, unshared)
+			if err != nil {
+				t.Fatal(err)
+			}
 			i.until(t, time.Minute, kill.program+" serves again", func(ctx context.Context) error {
 				if err := lab.ServesAPI(ctx, i.Config); err != nil {
 					return err
 				}
-				return nodeReady(ctx, i.Client)
+				return nodeReady(ctx, client)
 			})
 			t.Logf("%s serves again %s after the push", kill.program, time.Since(pushed).Round(time.Second))
 			for _, leg := range i.follow(t, commit, pushed) {

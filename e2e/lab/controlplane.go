@@ -144,11 +144,10 @@ const answerTime = 5 * time.Second
 // ServesAPI tells whether an API server is ready, with the namespaces that
 // every cluster has.
 func ServesAPI(ctx context.Context, config *rest.Config) error {
-	client, err := rest.HTTPClientFor(config)
+	client, err := UnsharedClient(config)
 	if err != nil {
 		return err
 	}
-	defer client.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
 	for _, path := range []string{"/readyz", "/api/v1/namespaces/default"} {
@@ -167,6 +166,21 @@ func ServesAPI(ctx context.Context, config *rest.Config) error {
 		}
 	}
 	return nil
+}
+
+// UnsharedClient makes a connection of its own for each request. Those that clients
+// share by default may have been made while an API server was coming up and be dead,
+// which HTTP/2 notices after 45 seconds.
+func UnsharedClient(config *rest.Config) (*http.Client, error) {
+	secured, err := rest.TLSConfigFor(config)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := rest.HTTPWrappersForConfig(config, &http.Transport{TLSClientConfig: secured, DisableKeepAlives: true})
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{Transport: transport}, nil
 }
 
 // reservePort keeps a port of the loopback address from everybody but servers
