@@ -85,7 +85,10 @@ func (l *loader) slurp(path string) ([]byte, bool) {
 	if err != nil {
 		l.report.files[path] = len(l.report.files)
 		hint := ""
-		if errors.Is(err, fs.ErrPermission) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			hint = "name the config with --config FILE; `towpath init` writes one for a cluster"
+		case errors.Is(err, fs.ErrPermission):
 			hint = "let the user that runs towpath read it"
 		}
 		l.report.add(place{file: path}, reason(err), hint)

@@ -49,7 +49,7 @@ nothing.
   BUILT      yes: its image is built and sealed; no, building, failed, or unknown
              where the registry does not say
   PROMOTED   source commit of the newest bump, and what became of that unless it is
-             promoted: proposed, rejected, undone, overwritten or observed
+             promoted: proposed, rejected, unmerged, undone, overwritten or observed
   BUMP       that commit in the GitOps repository, and BUMP AGE how old it is
   STATE      what a round would come to; the lines below the table say why
   LIVE       whether Flux has applied the bump, where the target names flux`,

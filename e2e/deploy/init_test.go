@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/e2e/lab"
@@ -69,14 +70,7 @@ func TestInit(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, object := range decode(t, string(text)) {
-		resource, err := c.resource(c.admin, object)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := resource.Apply(t.Context(), object.GetName(), object, metav1.ApplyOptions{FieldManager: "kustomize-controller", Force: true, DryRun: []string{metav1.DryRunAll}}); err != nil {
-			t.Errorf("%s %s/%s: %v", object.GetKind(), object.GetNamespace(), object.GetName(), err)
-		}
-		name := object.GetKind() + " " + object.GetNamespace() + "/" + object.GetName()
+		name := c.rehearse(t, object)
 		seen[name] = true
 		switch name {
 		case "ConfigMap towpath/towpath":
@@ -141,14 +135,7 @@ func TestInitOddNames(t *testing.T) {
 	}
 	seen := map[string]bool{}
 	for _, object := range decode(t, string(text)) {
-		resource, err := c.resource(c.admin, object)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := resource.Apply(t.Context(), object.GetName(), object, metav1.ApplyOptions{FieldManager: "kustomize-controller", Force: true, DryRun: []string{metav1.DryRunAll}}); err != nil {
-			t.Errorf("%s %s/%s: %v", object.GetKind(), object.GetNamespace(), object.GetName(), err)
-		}
-		name := object.GetKind() + " " + object.GetNamespace() + "/" + object.GetName()
+		name := c.rehearse(t, object)
 		seen[name] = true
 		switch name {
 		case "Role 1234/towpath":
@@ -171,4 +158,20 @@ func TestInitOddNames(t *testing.T) {
 	if !seen["Role 1234/towpath"] || !seen["Deployment towpath/towpath"] {
 		t.Errorf("there is neither Role nor Deployment among %v", seen)
 	}
+}
+
+// rehearse has the API server judge an object as if it were applied, and returns
+// "KIND NAMESPACE/NAME".
+func (c *cluster) rehearse(t *testing.T, object *unstructured.Unstructured) (name string) {
+	t.Helper()
+	name = object.GetKind() + " " + object.GetNamespace() + "/" + object.GetName()
+	resource, err := c.resource(c.admin, object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options := metav1.ApplyOptions{FieldManager: "kustomize-controller", Force: true, DryRun: []string{metav1.DryRunAll}}
+	if _, err := resource.Apply(t.Context(), object.GetName(), object, options); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+	return name
 }
