@@ -49,6 +49,38 @@ func TestLongClonesShowProgress(t *testing.T) {
 	}
 }
 
+// TestADiffActsOnNoTerminal: what stands around a marker is shown there without
+// what would reorder it, and elsewhere as it is.
+func TestADiffActsOnNoTerminal(t *testing.T) {
+	t.Parallel()
+	const hidden = "# \u202eneddih\n"
+	w := lab.NewWorld(t, lab.WorldOptions{Binary: binary, Registry: memory})
+	file := "clusters/production/podinfo.yaml"
+	before := w.Manifest(file)
+	head, _, _ := strings.Cut(before, "$imagepolicy")
+	at := strings.LastIndex(head, "\n") + 1
+	w.Fleet.Commit(lab.Commit{Message: "say more", Files: map[string]string{file: before[:at] + hidden + before[at:]}})
+	w.Fleet.Push("HEAD:main")
+
+	if plain := w.Run("plan"); plain.Code != 0 || !strings.Contains(plain.Out, hidden) {
+		t.Fatalf("without a terminal plan ends with %d\n%q", plain.Code, plain.Out)
+	}
+	cmd := w.Command(t.Context(), "plan")
+	screen, terminal := openTerminal(t)
+	cmd.Stdout = terminal
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	terminal.Close()
+	shown, _ := io.ReadAll(screen) // ends with an error once nobody has the terminal open
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("plan: %v\n%s", err, shown)
+	}
+	if !strings.Contains(string(shown), "# neddih") || strings.ContainsRune(string(shown), '\u202e') {
+		t.Errorf("the terminal shows\n%q", shown)
+	}
+}
+
 // slowAndLoud is a server that takes its time for each pack, and says so with
 // characters that would clear the screen.
 func slowAndLoud(next http.Handler) http.Handler {
