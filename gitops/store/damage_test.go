@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"towpath.dev/towpath/e2e/lab"
@@ -188,7 +189,15 @@ func TestTwoCopies(t *testing.T) {
 	if one.Has(tip) || !two.Has(tip) {
 		t.Error("one copy's reset touched the other, or did nothing")
 	}
-	two.Close()
+	// Git or an executor may be started in this very moment.
+	inherited, err := two.Inherit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(inherited)
+	if err := two.Close(); err != nil {
+		t.Error(err)
+	}
 	three := openStore(t, dir, p.remote(t))
 	if !three.Has(tip) {
 		t.Error("a copy that was let go is not taken up again")

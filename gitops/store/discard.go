@@ -40,7 +40,7 @@ func discard(own string, since time.Time) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer lock.Close()
+	defer func() { _ = release(lock) }()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return false, nil // in use

@@ -3,6 +3,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"syscall"
 	"time"
 
 	"towpath.dev/towpath/gitops"
@@ -17,6 +18,10 @@ func (s *Store) Rest() {
 	defer s.mu.Unlock()
 	s.rest()
 }
+
+// Inherit is what a program has that is being started: the lock's open file, until
+// it runs and that is closed.
+func (s *Store) Inherit() (fd int, err error) { return syscall.Dup(int(s.lock.Fd())) }
 
 // Pace is how long a fetch is silent between two lines of progress.
 func (s *Store) Pace(d time.Duration) { s.pace = d }

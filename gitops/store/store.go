@@ -105,7 +105,7 @@ func open(dir string, remote fetcher) (*Store, error) {
 	}
 	s := &Store{pace: progressEvery, home: dir, dir: own, remote: remote, lock: lock}
 	if err := s.load(); err != nil {
-		lock.Close() // and with it the lock
+		_ = release(lock)
 		return nil, fmt.Errorf("open cache: %w", err)
 	}
 	return s, nil
@@ -154,8 +154,14 @@ func tryLock(own string) (*os.File, error) {
 			touch(lock)
 			return lock, nil
 		}
-		lock.Close() // it was discarded before we had it
+		_ = release(lock) // it was discarded before we had it
 	}
+}
+
+// release gives a lock up. Closing the file would do in the end, but a program that
+// is being started at this moment may hold it for a little longer.
+func release(lock *os.File) error {
+	return errors.Join(syscall.Flock(int(lock.Fd()), syscall.LOCK_UN), lock.Close())
 }
 
 // touch notes a use of the copy, for Discard. Where that cannot be noted, the copy
@@ -178,7 +184,7 @@ func (s *Store) move() error {
 	if err != nil {
 		return err
 	}
-	s.lock.Close()
+	_ = release(s.lock)
 	s.dir, s.lock = own, lock
 	return nil
 }
@@ -350,7 +356,7 @@ func (s *Store) Close() error {
 	if s.holds() {
 		touch(s.lock)
 	}
-	return s.lock.Close()
+	return release(s.lock)
 }
 
 // temp is where packs are received.

@@ -164,7 +164,7 @@ func (b *Builder) tryPlace(number int) (*place, error) {
 	id, idErr := dirID(b.Dir)
 	doorstep, doorErr := b.findDoorstep()
 	if err := errors.Join(idErr, doorErr); err != nil {
-		lock.Close()
+		unlock(lock)
 		return nil, err
 	}
 	return &place{
@@ -328,7 +328,15 @@ func (p *place) release() error {
 // unlock gives up the range first: no build has a number without one.
 func (p *place) unlock() {
 	if p.ids != nil {
-		p.ids.Close()
+		unlock(p.ids)
 	}
-	p.lock.Close()
+	unlock(p.lock)
+}
+
+// unlock gives up all locks of an open file. Closing it would do in the end, but a
+// program that is being started at this moment may hold it for a little longer.
+func unlock(file *os.File) {
+	_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
+	_ = unix.FcntlFlock(file.Fd(), unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}) // of length 0: to its end
+	file.Close()
 }

@@ -39,7 +39,7 @@ func (p *place) takeRange(first uint32, file string) error {
 			p.firstID, p.ids = candidate, lock
 			return nil
 		}
-		lock.Close()
+		unlock(lock)
 		if err != nil {
 			return err
 		}

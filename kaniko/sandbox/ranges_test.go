@@ -37,6 +37,12 @@ func TestTakeRange(t *testing.T) {
 	take(0, first)
 	take(3, first)
 	take(0, first+ids/2) // another beginning: its first two ranges lie across others
+	// What is being started at this moment has the lock's file, too.
+	inherited, err := syscall.Dup(int(one.ids.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(inherited)
 	one.unlock()
 	delete(taken, one.firstID)
 	if again := take(0, first); again.firstID != first {
