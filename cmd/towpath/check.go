@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -127,13 +126,7 @@ func (c *checker) builder(ctx context.Context) []finding {
 // namespace, as far as that is to be seen.
 func (c *checker) jobSecrets(ctx context.Context, jobs *inCluster) finding {
 	subject := "secrets of builds"
-	var names []string
-	for i := range c.cfg.Images {
-		with := c.w.images(c.cfg, &c.cfg.Images[i]).with
-		names = append(names, with.git, with.pull, with.push)
-	}
-	slices.Sort(names)
-	names = slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
+	names := buildSecrets(c.cfg)
 	namespace := c.cfg.Builder.Kubernetes.Namespace
 	if len(names) == 0 {
 		return finding{subject, good, "builds need none", ""}
@@ -308,7 +301,7 @@ func (c *checker) image(ctx context.Context, image *config.Image) []finding {
 
 func (c *checker) source(ctx context.Context, image *config.Image) finding {
 	subject := "source of " + image.Name
-	remote, err := c.w.openRemote(c.cfg, image.Source.URL, c.cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name))
+	remote, err := c.w.openRemote(c.cfg, image.Source.URL, sourceSecret(c.cfg, image))
 	if err != nil {
 		return findingOf(subject, err)
 	}
@@ -340,7 +333,7 @@ func (c *checker) destination(ctx context.Context, image *config.Image) finding 
 // certificates foresees the end of every certificate in the secrets named.
 func (c *checker) certificates(context.Context) []finding {
 	var found []finding
-	for _, name := range c.named() {
+	for _, name := range connectionSecrets(c.cfg) {
 		keys, err := c.secrets().Read(name)
 		if err != nil {
 			found = append(found, findingOf("secret "+name, err))
@@ -359,23 +352,6 @@ func (c *checker) certificates(context.Context) []finding {
 	return found
 }
 
-// named lists the secrets that repositories and registries use.
-func (c *checker) named() []string {
-	var names []string
-	for i := range c.cfg.GitOps {
-		names = append(names, c.cfg.GitSecret(c.cfg.GitOps[i].URL, c.cfg.GitOps[i].SecretRef.Name))
-	}
-	for i := range c.cfg.Images {
-		image := &c.cfg.Images[i]
-		names = append(names,
-			c.cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name),
-			c.cfg.RegistrySecret(image.Destination.Repository, image.Destination.SecretRef.Name),
-			image.Build.Pull.SecretRef.Name)
-	}
-	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
-}
-
 func (c *checker) secrets() config.Secrets { return config.Secrets{Dir: c.cfg.Secrets} }
 
 // firstEnd is when the first of the certificates in a PEM text ends.
@@ -390,12 +366,7 @@ func firstEnd(content []byte) (end time.Time, ok bool) {
 }
 
 func findingOf(subject string, err error) finding {
-	f := finding{Subject: subject, Verdict: problem, Text: strings.TrimPrefix(err.Error(), subject+": ")}
-	var own interface{ Hint() string }
-	if errors.As(err, &own) {
-		f.Hint = own.Hint()
-	}
-	return f
+	return finding{Subject: subject, Verdict: problem, Text: strings.TrimPrefix(err.Error(), subject+": "), Hint: hintOf(err)}
 }
 
 func printFindings(out io.Writer, findings []finding) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/kaniko"
@@ -98,6 +97,3 @@ func (g *globals) jobs(image, command string) (*inCluster, *config.Config, error
 }
 
 var errNoJobs = errors.New("builder.type is sandbox: builds are no Jobs")
-
-// patienceWithLogs bounds what a command waits for that does not follow.
-const patienceWithLogs = time.Minute

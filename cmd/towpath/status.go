@@ -24,7 +24,7 @@ type row struct {
 	Built    string          `json:"built"`          // its image is built and sealed: yes, no, unknown where the registry does not say, or building; failed as its Job or the history says
 	Bump     string          `json:"bump"`           // newest bump commit
 	Promoted string          `json:"promoted"`       // source commit of the newest bump; Fate says what became of that
-	Fate     string          `json:"fate,omitempty"` // promoted, proposed, rejected, undone, overwritten, or observed
+	Fate     string          `json:"fate,omitempty"` // promoted, proposed, rejected, unmerged, undone, overwritten or observed; empty: there is no bump
 	State    reconcile.State `json:"state"`
 	Reason   string          `json:"reason,omitempty"`
 	Hint     string          `json:"hint,omitempty"`

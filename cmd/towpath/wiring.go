@@ -224,7 +224,7 @@ func order(builder builder, kanikoArgs []string, image *config.Image, commit git
 
 // source opens an application repository, once for each URL and credential.
 func (w *wiring) source(cfg *config.Config, image *config.Image) (*source.Repository, string, error) {
-	secret := cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name)
+	secret := sourceSecret(cfg, image)
 	name := image.Source.URL
 	if secret != "" {
 		name += " with secret " + secret
