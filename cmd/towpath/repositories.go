@@ -92,6 +92,9 @@ func (w *wiring) fleet(cfg *config.Config, target *config.Target) (*fleet.Fleet,
 		MaxAge:   cfg.Interval / 4,
 		Log:      w.log,
 	}
+	if target.Flux != nil {
+		options.Namespace = target.Flux.GitRepository.Namespace
+	}
 	if push := target.Git.Push; push != nil {
 		options.PushBranch, options.Refspec, options.PushOptions = push.Branch, push.Refspec, push.Options
 	}
