@@ -84,29 +84,18 @@ func (b *Builder) installExecutor(digest string) (string, error) {
 			return path, nil
 		}
 	}
-	copied, err := os.CreateTemp(dir, ".executor-")
+	copied, found, err := b.copyExecutor(dir)
+	if copied != "" {
+		defer os.Remove(copied)
+	}
 	if err != nil {
 		return "", fmt.Errorf("copy kaniko executor: %w", err)
 	}
-	defer os.Remove(copied.Name())
-	defer copied.Close()
-	source, err := os.Open(b.Executor)
-	if err != nil {
-		return "", fmt.Errorf("copy kaniko executor: %w", err)
-	}
-	defer source.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(copied, hash), source); err != nil {
-		return "", fmt.Errorf("copy kaniko executor: %w", err)
-	}
-	if found := "sha256:" + hex.EncodeToString(hash.Sum(nil)); found != digest {
+	if found != digest {
 		return "", fmt.Errorf("kaniko executor changed: expected %s, found %s", digest, found)
 	}
-	if err := errors.Join(copied.Chmod(0o755), copied.Close()); err != nil {
-		return "", fmt.Errorf("copy kaniko executor: %w", err)
-	}
 	others, _ := filepath.Glob(filepath.Join(dir, "*"))
-	if err := os.Rename(copied.Name(), path); err != nil {
+	if err := os.Rename(copied, path); err != nil {
 		return "", fmt.Errorf("copy kaniko executor: %w", err)
 	}
 	for _, other := range others {
@@ -120,6 +109,28 @@ func (b *Builder) installExecutor(digest string) (string, error) {
 	}
 	b.installed.digest = digest
 	return path, nil
+}
+
+// copyExecutor copies the executor to a directory, under a name of its own, and
+// returns the copy's path and digest. Nothing is started meanwhile: a child has what
+// this process has open until it runs a program of its own, and what somebody may
+// write to cannot be run ("text file busy").
+func (b *Builder) copyExecutor(dir string) (path, digest string, err error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	source, err := os.Open(b.Executor)
+	if err != nil {
+		return "", "", err
+	}
+	defer source.Close()
+	copied, err := os.CreateTemp(dir, ".executor-")
+	if err != nil {
+		return "", "", err
+	}
+	hash := sha256.New()
+	_, err = io.Copy(io.MultiWriter(copied, hash), source)
+	err = errors.Join(err, copied.Chmod(0o755), copied.Close())
+	return copied.Name(), "sha256:" + hex.EncodeToString(hash.Sum(nil)), err
 }
 
 func fileDigest(path string) (string, error) {

@@ -4,8 +4,10 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -76,4 +78,37 @@ func TestExecutorDigestFollowsTheFile(t *testing.T) {
 	if found, _ := os.ReadFile(path); string(found) != "other" {
 		t.Errorf("the rotten copy was used: %q", found)
 	}
+}
+
+// TestAnInstalledExecutorRuns at once, while other builds start programs: those have
+// what this process has open until they run, and what somebody may write to does not.
+func TestAnInstalledExecutorRuns(t *testing.T) {
+	t.Parallel()
+	const content = "#!/bin/sh\n"
+	source := filepath.Join(t.TempDir(), "executor")
+	if err := os.WriteFile(source, []byte(content), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	digest := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(content)))
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 100 {
+				b := &Builder{Executor: source, Dir: t.TempDir()}
+				if err := b.makeDirs(); err != nil {
+					t.Error(err)
+					return
+				}
+				path, err := b.installExecutor(digest)
+				if err == nil {
+					err = exec.Command(path).Run()
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
 }
