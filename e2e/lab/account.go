@@ -17,7 +17,7 @@ import (
 // returns when the rights are in force.
 func Account(t testing.TB, config *rest.Config, namespace, user string, rules ...rbacv1.PolicyRule) *rest.Config {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	client := kubernetes.NewForConfigOrDie(config)
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: user}, Rules: rules}

@@ -61,14 +61,22 @@ func TestAListenerIsSeen(t *testing.T) {
 	canaries := &lab.Canaries{}
 	canaries.Plant(t, "an argument", []byte("a canary argument"))
 	witness := lab.NewWitness(t, canaries, nil)
-	cmd := exec.Command(lab.Tool(t, "sh"), "-c", "read line", "a canary argument")
+	cmd := exec.Command(lab.Tool(t, "sh"), "-c", "echo; read line", "a canary argument")
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.Env = []string{"SECRET=a canary argument"}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// A program that has begun has its arguments; one that is started has them soon.
+	if _, err := stdout.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
 	witness.Follow(os.Getpid())

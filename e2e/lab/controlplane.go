@@ -84,7 +84,7 @@ func startControlPlane(t testing.TB) *rest.Config {
 	if err := RemoveAtEnd(dir); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 
 	socket := filepath.Join(dir, "etcd.sock")

@@ -20,6 +20,10 @@ type Daemon struct {
 	done chan struct{}
 }
 
+// endPatience is how long a daemon may take to end, which takes it ten seconds on an
+// idle machine.
+const endPatience = 40 * time.Second
+
 // Daemon starts `towpath run` with more arguments; it ends with the test at the
 // latest. An environment adds to the daemon's ("NAME=value").
 func (w *World) Daemon(t testing.TB, env []string, args ...string) *Daemon {
@@ -39,7 +43,7 @@ func (w *World) Daemon(t testing.TB, env []string, args ...string) *Daemon {
 		_ = d.Process.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-d.done:
-		case <-time.After(20 * time.Second):
+		case <-time.After(endPatience):
 			_ = d.Process.Process.Kill()
 			<-d.done
 		}
@@ -56,8 +60,8 @@ func (d *Daemon) Stop() int {
 	}
 	select {
 	case <-d.done:
-	case <-time.After(20 * time.Second):
-		d.t.Error("the daemon did not end within 20 seconds of SIGTERM")
+	case <-time.After(endPatience):
+		d.t.Errorf("the daemon did not end within %s of SIGTERM", endPatience)
 		_ = d.Process.Process.Kill()
 		<-d.done
 	}

@@ -28,7 +28,7 @@ func FluxDefinitions(t testing.TB, config *rest.Config, controllers ...string) {
 	t.Helper()
 	definitions.Lock()
 	defer definitions.Unlock()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	kinds := dynamic.NewForConfigOrDie(config).Resource(schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"})
 	for _, controller := range controllers {

@@ -141,9 +141,7 @@ func writeHook(t testing.TB, dir, hook, script string) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	WriteProgram(t, path, []byte("#!/bin/sh\n"+script+"\n"))
 }
 
 // RefuseRefs makes a repository refuse pushes to refs below a prefix, as a
@@ -242,7 +240,9 @@ func (c *countingConn) Read(p []byte) (int, error) {
 }
 
 func (c *countingConn) Write(p []byte) (int, error) {
+	// Before the client has it, who may ask at once what was sent.
+	c.git.sent.Add(int64(len(p)))
 	n, err := c.Conn.Write(p)
-	c.git.sent.Add(int64(n))
+	c.git.sent.Add(int64(n - len(p)))
 	return n, err
 }

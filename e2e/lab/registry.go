@@ -50,9 +50,9 @@ type Registry struct {
 	backend    http.Handler
 	tokens     tokens
 
-	mu       sync.Mutex
+	mu       sync.Mutex // guards the account, too
 	faults   []*Fault
-	requests []Request
+	requests []*Request
 	hook     func(http.ResponseWriter, *http.Request, http.Handler)
 }
 
@@ -154,7 +154,7 @@ func startRegistry(t testing.TB, config string) (address string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Stop(0) })
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	err = server.Ready(ctx, func(context.Context) error {
 		log, err := os.ReadFile(server.Log)

@@ -39,7 +39,7 @@ type Request struct {
 	Method string
 	Path   string
 	Query  string
-	Status int   // of the answer; 0: the connection was cut
+	Status int   // of the answer; 0: the connection was cut, or there is none yet
 	Body   int64 // bytes received
 }
 
@@ -81,14 +81,15 @@ func (r *Registry) Hook(serve func(w http.ResponseWriter, req *http.Request, nex
 	r.hook = serve
 }
 
-// Requests is what was asked so far, the named kinds only if some are named.
+// Requests is what was asked so far, the named kinds only if some are named. What
+// was answered is there before the client has the answer.
 func (r *Registry) Requests(kinds ...string) []Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var found []Request
 	for _, request := range r.requests {
 		if len(kinds) == 0 || slices.Contains(kinds, request.Kind) {
-			found = append(found, request)
+			found = append(found, *request)
 		}
 	}
 	return found
@@ -103,18 +104,16 @@ func (r *Registry) Forget() {
 
 // ServeHTTP is the proxy.
 func (r *Registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	request := Request{Kind: kind(req), Method: req.Method, Path: req.URL.Path, Query: req.URL.RawQuery}
-	body := &counted{ReadCloser: req.Body}
+	request := &Request{Kind: kind(req), Method: req.Method, Path: req.URL.Path, Query: req.URL.RawQuery}
+	asked := *request
+	r.mu.Lock()
+	r.requests = append(r.requests, request)
+	r.mu.Unlock()
+	body := &counted{ReadCloser: req.Body, registry: r, request: request}
 	req.Body = body
-	answer := &recorded{ResponseWriter: w}
-	defer func() {
-		request.Status, request.Body = answer.status, body.n
-		r.mu.Lock()
-		r.requests = append(r.requests, request)
-		r.mu.Unlock()
-	}()
+	answer := &recorded{ResponseWriter: w, registry: r, request: request}
 
-	fault, hook := r.next(request)
+	fault, hook := r.next(asked)
 	registry := http.Handler(http.HandlerFunc(r.authorized))
 	switch {
 	case fault != nil:
@@ -171,7 +170,10 @@ func (r *Registry) authorized(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if req.URL.Path == "/token" {
-		if user, password, _ := req.BasicAuth(); user != r.options.Username || password != r.options.Password {
+		r.mu.Lock()
+		username, secret := r.options.Username, r.options.Password
+		r.mu.Unlock()
+		if user, password, _ := req.BasicAuth(); user != username || password != secret {
 			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"wrong account"}]}`, http.StatusUnauthorized)
 			return
 		}
@@ -195,7 +197,9 @@ func (r *Registry) ExpireTokens() { r.tokens.expire() }
 // SetAccount changes the account that is asked for, as a rotation does. It
 // works with Token only: docker-registry reads its accounts at its start.
 func (r *Registry) SetAccount(username, password string) {
+	r.mu.Lock()
 	r.options.Username, r.options.Password = username, password
+	r.mu.Unlock()
 	r.tokens.expire()
 }
 
@@ -297,29 +301,42 @@ func (t *tokens) expire() {
 
 type counted struct {
 	io.ReadCloser
-	n int64
+	registry *Registry
+	request  *Request
 }
 
 func (c *counted) Read(p []byte) (int, error) {
 	n, err := c.ReadCloser.Read(p)
-	c.n += int64(n)
+	c.registry.mu.Lock()
+	c.request.Body += int64(n)
+	c.registry.mu.Unlock()
 	return n, err
 }
 
 type recorded struct {
 	http.ResponseWriter
-	status int
+	registry *Registry
+	request  *Request
+}
+
+// note notes the first status, before the client has it.
+func (r *recorded) note(status int) {
+	r.registry.mu.Lock()
+	defer r.registry.mu.Unlock()
+	if r.request.Status == 0 {
+		r.request.Status = status
+	}
 }
 
 func (r *recorded) WriteHeader(status int) {
-	r.status = status
+	if status >= http.StatusOK { // others are on the way to an answer
+		r.note(status)
+	}
 	r.ResponseWriter.WriteHeader(status)
 }
 
 func (r *recorded) Write(p []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
+	r.note(http.StatusOK)
 	return r.ResponseWriter.Write(p)
 }
 

@@ -39,6 +39,7 @@ type SSH struct {
 	accepted atomic.Int64
 	mu       sync.Mutex
 	open     map[net.Conn]bool
+	ended    bool
 }
 
 // NewSSH starts an SSH server on the loopback address, which ends with the
@@ -81,12 +82,20 @@ func NewSSH(t testing.TB, options ...SSHOptions) *SSH {
 			s.accepted.Add(1)
 			s.mu.Lock()
 			s.open[conn] = true
+			ended := s.ended
 			s.mu.Unlock()
+			if ended { // nobody would cut it
+				conn.Close()
+				return
+			}
 			serving.Go(func() { s.serve(sshd, config, conn) })
 		}
 	})
 	t.Cleanup(func() {
 		listener.Close()
+		s.mu.Lock()
+		s.ended = true
+		s.mu.Unlock()
 		s.Disconnect()
 		serving.Wait()
 	})

@@ -145,19 +145,21 @@ func (w *Witness) Seen() (programs []string, files int) {
 func (w *Witness) lookAtProcesses() {
 	w.looking.Lock()
 	defer w.looking.Unlock()
-	family := w.descendants()
-	own := map[string]bool{}
-	for pid := range family {
-		if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && w.roots[pid] != "" {
-			own[string(args)] = true
-		}
-	}
-	for pid := range family {
-		dir := fmt.Sprintf("/proc/%d/", pid)
-		args, err := os.ReadFile(dir + "cmdline")
+	// Each is read once: a program has no arguments yet at its very beginning, and one
+	// that has them at a second look would not be known as followed.
+	family, own := map[int][]byte{}, map[string]bool{}
+	for pid := range w.descendants() {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || len(args) == 0 {
 			continue
 		}
+		family[pid] = args
+		if w.roots[pid] != "" {
+			own[string(args)] = true
+		}
+	}
+	for pid, args := range family {
+		dir := fmt.Sprintf("/proc/%d/", pid)
 		w.programs[program(args)]++
 		name := fmt.Sprintf("process %q", bytes.ReplaceAll(bytes.TrimRight(args, "\x00"), []byte{0}, []byte{' '}))
 		if w.news(dir+"cmdline", args) {
