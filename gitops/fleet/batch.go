@@ -10,11 +10,9 @@ import (
 	"towpath.dev/towpath/gitops"
 )
 
-const (
-	// window is how long a batch waits for others after its first bump: images
-	// that were built from one commit, or one push, become ready together.
-	window = 15 * time.Millisecond
-)
+// window is how long a batch waits for others after its first bump: images
+// that were built from one commit, or one push, become ready together.
+const window = 15 * time.Millisecond
 
 // Promote writes a bump to the branch and the ledger, and returns after the
 // ledger was read back as ours. It joins the next batch: whatever is promoted
@@ -77,6 +75,7 @@ func fail(batch []*request, err error) {
 // batches gathers requests. One batch is under way at a time; those that come
 // meanwhile make up the next.
 type batches struct {
+	window  time.Duration
 	mu      sync.Mutex
 	waiting []*request
 	running bool
@@ -91,7 +90,7 @@ func (b *batches) join(f *Fleet, r *request) {
 	}
 	b.running = true
 	f.work.Go(func() {
-		wait(f.life, window)
+		wait(f.life, b.window)
 		for batch := b.take(); len(batch) > 0; batch = b.take() {
 			f.settle(f.life, batch)
 		}

@@ -156,6 +156,7 @@ func Open(o Options) (*Fleet, error) {
 	}
 	f.store.Progress = o.Progress
 	f.scanner, f.effort, f.patience = newScanner(), maxEffort, maxTime
+	f.batches.window = window
 	f.history = newHistory(f.store, f.recordOf)
 	f.life, f.end = context.WithCancel(context.Background())
 	return f, nil
