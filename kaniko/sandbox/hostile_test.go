@@ -39,8 +39,8 @@ func TestHostileSteps(t *testing.T) {
 			name: "secrets in files, environments and command lines",
 			run:  "RUN probe search " + canaryHalf + " " + canaryRest + "\nUSER app\nRUN probe search " + canaryHalf + " " + canaryRest,
 		},
-		{name: "secrets in keyrings", run: "RUN probe keys towpath-canary"},
-		{name: "abstract sockets of the machine", run: "RUN probe abstract towpath-canary"},
+		{name: "secrets in keyrings", run: "RUN probe keys NAME"},
+		{name: "abstract sockets of the machine", run: "RUN probe abstract NAME"},
 		{
 			name: "the machine's loopback, through every address that could mean it",
 			run:  "RUN probe dial 127.0.0.1:PORT 10.0.2.2:PORT 10.0.2.3:PORT 10.0.2.15:PORT 0.0.0.0:PORT [::1]:PORT",
@@ -76,7 +76,7 @@ func TestHostileSteps(t *testing.T) {
 		{name: "too many processes", run: "RUN probe forks", tune: func(b *sandbox.Builder) { b.Pids = 100 }, fails: "more processes than the 100"},
 		{
 			name: "a fork bomb", run: "RUN bomb() { bomb | bomb & }; bomb; sleep 1; while true; do bomb; sleep 0.1; done",
-			tune: func(b *sandbox.Builder) { b.Pids, b.Timeout = 200, 5*time.Second }, fails: "build: it ",
+			tune: func(b *sandbox.Builder) { b.Pids, b.Timeout = 200, 10*time.Second }, fails: "build: it ",
 		},
 		{name: "too much memory", run: "RUN probe memory", tune: func(b *sandbox.Builder) { b.Memory = 256 << 20 }, fails: "more memory than the 256 MiB"},
 		{name: "too large a file", run: "RUN probe fill /var/big", tune: smallDisk, fails: "build: "},
@@ -85,23 +85,23 @@ func TestHostileSteps(t *testing.T) {
 		{name: "files without a name", run: "RUN probe hidden /var", tune: smallDisk, fails: "more disk than the 300 MiB"},
 		{
 			name: "files without a name, in memory alone", run: "RUN probe mapped /var",
-			tune: func(b *sandbox.Builder) { b.Disk, b.Timeout = 300<<20, 20*time.Second }, fails: "more disk than the 300 MiB",
+			tune: smallDisk, fails: "more disk than the 300 MiB",
 		},
 		{
 			name: "files without a name, under way in sockets", run: "RUN probe flying /var",
-			tune: func(b *sandbox.Builder) { b.Disk, b.Timeout = 300<<20, 40*time.Second }, fails: "more disk went than the 300 MiB",
+			tune: smallDisk, fails: "more disk went than the 300 MiB",
 		},
 		{name: "a sparse file", run: "RUN probe sparse /var/sparse", tune: smallDisk},
-		{name: "directories too deep", run: "RUN probe deep", tune: func(b *sandbox.Builder) { b.Disk, b.Timeout = 300<<20, 40*time.Second }, fails: "nested deeper than 1000"},
-		{name: "no end", run: "RUN probe spin", tune: func(b *sandbox.Builder) { b.Timeout = 3 * time.Second }, fails: "not done within the 3s"},
-		{name: "no end of words", run: "RUN probe talk", tune: func(b *sandbox.Builder) { b.Timeout = 4 * time.Second }, fails: "not done within the 4s"},
+		{name: "directories too deep", run: "RUN probe deep", tune: smallDisk, fails: "nested deeper than 1000"},
+		{name: "no end", run: "RUN probe spin", tune: func(b *sandbox.Builder) { b.Timeout = 10 * time.Second }, fails: "not done within the 10s"},
+		{name: "no end of words", run: "RUN probe talk", tune: func(b *sandbox.Builder) { b.Timeout = 11 * time.Second }, fails: "not done within the 11s"},
 		{name: "a step that fails", run: "RUN echo the last words && exit 3", fails: "build: RUN echo the last words && exit 3: exit status 3: "},
 		{name: "an image that is not there", run: "COPY nothing /", fails: "nothing"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, c.files)
-			words := strings.NewReplacer("PORT", planted.port, "OWN", planted.own, "DECOY", planted.decoy)
+			words := strings.NewReplacer("PORT", planted.port, "OWN", planted.own, "DECOY", planted.decoy, "NAME", planted.name)
 			w.dockerfile(t, "FROM BASE\nCOPY . /context\n"+words.Replace(c.run)+"\n")
 			if c.tune != nil {
 				c.tune(w.builder)
@@ -150,11 +150,12 @@ type garden struct {
 	own     string // an address of this machine that is not loopback
 	port    string // where something listens on every address
 	pattern string // the machine's core_pattern
+	name    string // of a key and an abstract socket, which this machine's tests share
 }
 
 func plant(t *testing.T) garden {
 	t.Helper()
-	g := garden{secrets: t.TempDir(), decoy: t.TempDir()}
+	g := garden{secrets: t.TempDir(), decoy: t.TempDir(), name: fmt.Sprintf("towpath-canary-%d", os.Getpid())}
 	for _, path := range []string{filepath.Join(g.secrets, "identity"), filepath.Join(g.decoy, "file")} {
 		if err := os.WriteFile(path, []byte(canary), 0o644); err != nil {
 			t.Fatal(err)
@@ -164,7 +165,7 @@ func plant(t *testing.T) garden {
 
 	// In the keyrings of every thread that could start a build.
 	for _, ring := range []int{unix.KEY_SPEC_USER_KEYRING, unix.KEY_SPEC_SESSION_KEYRING} {
-		key, err := unix.AddKey("user", "towpath-canary", []byte(canary), ring)
+		key, err := unix.AddKey("user", g.name, []byte(canary), ring)
 		if err != nil {
 			t.Fatalf("add key: %v", err)
 		}
@@ -177,7 +178,7 @@ func plant(t *testing.T) garden {
 	}
 	speak(t, listener)
 	_, g.port, _ = net.SplitHostPort(listener.Addr().String())
-	socket, err := net.Listen("unix", "@towpath-canary")
+	socket, err := net.Listen("unix", "@"+g.name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,10 +31,7 @@ func slirpWith(t *testing.T, resolver string) (slirp, seen string) {
 	}
 	slirp = filepath.Join(dir, "slirp")
 	lab.WriteFile(t, filepath.Join(dir, "etc", "resolv.conf"), []byte("nameserver "+resolver+"\n"))
-	lab.WriteFile(t, slirp, fmt.Appendf(nil, "#!/bin/sh\nexec %s slirp-with %s %s \"$@\"\n", self, dir, lab.Tool(t, "slirp4netns")))
-	if err := os.Chmod(slirp, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	lab.WriteProgram(t, slirp, fmt.Appendf(nil, "#!/bin/sh\nexec %s slirp-with %s %s \"$@\"\n", self, dir, lab.Tool(t, "slirp4netns")))
 	return slirp, filepath.Join(dir, "seen")
 }
 

@@ -83,7 +83,9 @@ const lingering = 500 * time.Millisecond
 
 // Sweep clears what builds that were killed left behind: processes, cgroups and
 // directories. Builds at work, of this process or another, are left alone.
-func (b *Builder) Sweep(ctx context.Context) error {
+func (b *Builder) Sweep(ctx context.Context) error { return b.sweep(ctx, lingering) }
+
+func (b *Builder) sweep(ctx context.Context, lingering time.Duration) error {
 	builds := filepath.Join(b.Dir, "builds")
 	if _, err := os.Lstat(builds); errors.Is(err, fs.ErrNotExist) {
 		return ctx.Err()

@@ -21,15 +21,17 @@ func TestStepsGoWrong(t *testing.T) {
 		fault     bool
 		text      string
 		hint      string
+		within    time.Duration // of each step
 	}{
-		{"fetch", "fault", true, "fetch: submodules are not supported", "push a commit that builds, and nothing else is to be done; the whole output is in "},
-		{"fetch", "fail", false, "fetch: the host is away", "wait"},
-		{"fetch", "die", false, "fetch: ended with exit status 7 and no report: something terrible", ""},
-		{"fetch", "hang", false, "fetch: not done within 2s", ""},
-		{"publish", "fault", true, "publish: submodules are not supported", "push a commit that builds, and nothing else is to be done; the whole output is in "},
-		{"publish", "fail", false, "publish: the host is away", "wait"},
-		{"publish", "die", false, "publish: ended with exit status 7", ""},
-		{"publish", "hang", false, "publish: not done within 2s", ""},
+		{"fetch", "fault", true, "fetch: submodules are not supported", "push a commit that builds, and nothing else is to be done; the whole output is in ", 0},
+		{"fetch", "fail", false, "fetch: the host is away", "wait", 0},
+		{"fetch", "die", false, "fetch: ended with exit status 7 and no report: something terrible", "", 0},
+		{"fetch", "hang", false, "fetch: not done within 2s", "", 2 * time.Second},
+		{"publish", "fault", true, "publish: submodules are not supported", "push a commit that builds, and nothing else is to be done; the whole output is in ", 0},
+		{"publish", "fail", false, "publish: the host is away", "wait", 0},
+		{"publish", "die", false, "publish: ended with exit status 7", "", 0},
+		// The steps before it have to be done in that time.
+		{"publish", "hang", false, "publish: not done within 20s", "", 20 * time.Second},
 	} {
 		t.Run(c.step+" "+c.how, func(t *testing.T) {
 			t.Parallel()
@@ -37,7 +39,7 @@ func TestStepsGoWrong(t *testing.T) {
 			w.dockerfile(t, "FROM scratch\nCOPY Dockerfile /\n")
 			w.say(t, c.step, c.how)
 			if c.how == "hang" {
-				w.builder.Timeout = 2 * time.Second
+				w.builder.Timeout = c.within
 			}
 			_, err := w.builder.Run(t.Context(), w.job())
 			var fault *kaniko.BuildError
@@ -158,7 +160,8 @@ func TestFullDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := unix.Unmount(w.builder.Dir, 0); err != nil {
+		// What is being started at this moment may have a file of it open.
+		if err := unix.Unmount(w.builder.Dir, unix.MNT_DETACH); err != nil {
 			t.Error(err)
 		}
 	})

@@ -76,6 +76,7 @@ func TestSweepAfterKill(t *testing.T) {
 			killBuilder(t, builder)
 		}},
 		{"the runtime, then the builder", func(t *testing.T, w *world, builder *exec.Cmd) {
+			stop(t, builder)
 			kill(t, pidOf(t, w.builder.Runtime, w.builder.Dir))
 			killBuilder(t, builder)
 		}},
@@ -123,7 +124,8 @@ func TestSweepOutlastsAChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	in.Close()
-	if err := b.Sweep(t.Context()); err != nil {
+	// As long as a busy machine takes to end three processes.
+	if err := b.SweepAfter(t.Context(), 2*time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
@@ -137,6 +139,7 @@ func TestNextBuildClearsUp(t *testing.T) {
 	w := newWorld(t, nil)
 	w.dockerfile(t, spinning)
 	doomed := w.startDoomed(t, "now spinning")
+	stop(t, doomed)
 	kill(t, pidOf(t, w.builder.Runtime, w.builder.Dir))
 	killBuilder(t, doomed)
 	w.dockerfile(t, "FROM BASE\nRUN ! test -e /su\n")
@@ -225,6 +228,28 @@ func kill(t *testing.T, pid int) {
 	})
 }
 
+// stop stops a builder where it is, until it is killed: it shall not clear up
+// behind what is killed before it.
+func stop(t *testing.T, builder *exec.Cmd) {
+	t.Helper()
+	if err := builder.Process.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, func() bool {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", builder.Process.Pid))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("the builder's threads: %d, %v", len(threads), err)
+		}
+		for _, thread := range threads {
+			stat, err := os.ReadFile(thread)
+			if err == nil && !strings.Contains(string(stat), ") T ") {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // killBuilder kills a builder and waits until its last thread, and with it its locks,
 // is gone.
 func killBuilder(t *testing.T, builder *exec.Cmd) {
@@ -261,14 +286,14 @@ func pidOf(t *testing.T, program, dir string) int {
 // eventually asks again until it is so. It waits for the kernel alone.
 func eventually(t *testing.T, so func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !so(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * time.Minute); !so(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("not within 20 seconds")
+			t.Fatal("not within two minutes")
 		}
 	}
 }
 
-// TestCancel cancels each step and expects the end within seconds.
+// TestCancel cancels each step and expects the end long before its time is up.
 func TestCancel(t *testing.T) {
 	t.Parallel()
 	for step, sign := range map[string]string{"fetch": "hanging", "build": "now spinning", "publish": "hanging"} {
@@ -295,7 +320,7 @@ func TestCancel(t *testing.T) {
 			if !errors.Is(err, stopped) || errors.As(err, &fault) {
 				t.Errorf("got %v, want the reason that it was cancelled for\n%s", err, end(w.log(t)))
 			}
-			if took := time.Since(at); took > 8*time.Second {
+			if took := time.Since(at); took > w.builder.Timeout/2 {
 				t.Errorf("it took %s to stop", took)
 			}
 			w.nothingLeft(t)
