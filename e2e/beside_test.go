@@ -123,7 +123,7 @@ func TestFluxIsAskedAndBelieved(t *testing.T) {
 	d := w.Daemon(t, []string{kubeconfig})
 	promotes(t, w, d, w.App.Head())
 	pushed := time.Now()
-	d.Wait("Flux is asked to pull", 10*time.Second, func() bool { return asked() != "" })
+	d.Wait("Flux is asked to pull", patience, func() bool { return asked() != "" })
 	t.Logf("asked %s after the bump was seen", time.Since(pushed))
 	first := asked()
 
@@ -174,7 +174,7 @@ func TestFluxIsAskedAndBelieved(t *testing.T) {
 
 	// The next commit is another push, and asked for once more.
 	promotes(t, w, d, paint(w, "blue"))
-	d.Wait("Flux is asked again", 10*time.Second, func() bool { return asked() != first })
+	d.Wait("Flux is asked again", patience, func() bool { return asked() != first })
 	shows("no")
 	if code := d.Stop(); code != 0 || strings.Contains(d.Logs(), "level=WARN") {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
@@ -213,7 +213,7 @@ func TestFluxMayNotBeAsked(t *testing.T) {
 	d := w.Daemon(t, []string{kubeconfig})
 	promotes(t, w, d, w.App.Head())
 	promotes(t, w, d, paint(w, "blue"))
-	d.Wait("it is said", 10*time.Second, func() bool { return strings.Contains(d.Logs(), "Flux was not asked") })
+	d.Wait("it is said", patience, func() bool { return strings.Contains(d.Logs(), "Flux was not asked") })
 	if code := d.Stop(); code != 0 || strings.Count(d.Logs(), "Flux was not asked") != 1 || !strings.Contains(d.Logs(), "deploy/") {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
 	}
@@ -254,7 +254,8 @@ func TestCopiesTakeTurns(t *testing.T) {
 	if code := one.Stop(); code != 0 {
 		t.Errorf("it ended with %d\n%s", code, one.Logs())
 	}
-	two.Wait("the second goes on", 15*time.Second, func() bool { return strings.Contains(two.Logs(), "holds the Lease") })
+	// Long before the Lease of one that died would run out.
+	two.Wait("the second goes on", patience, func() bool { return strings.Contains(two.Logs(), "holds the Lease") })
 	t.Logf("the other went on %s after SIGTERM", time.Since(handed))
 	commits = append(commits, paint(w, "red"))
 	promotes(t, w, two, commits[2])

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -48,10 +47,10 @@ func TestNoSecretComesOut(t *testing.T) {
 	c.command(t, 0, "check")
 	c.command(t, 0, "plan")
 	daemon := c.daemon(t, "--log-format", "json", "--log-level", "debug")
-	daemon.Wait("the first promotion", time.Minute, c.promoted)
+	daemon.Wait("the first promotion", patience, c.promoted)
 
 	c.commit("Steal, and fail", fmt.Sprintf(thief, c.base(), "cat /loot >&2; exit 7"))
-	daemon.Wait("the build's failure", time.Minute, func() bool { return strings.Contains(daemon.Logs(), `"state":"faulty"`) })
+	daemon.Wait("the build's failure", patience, func() bool { return strings.Contains(daemon.Logs(), `"state":"faulty"`) })
 	c.end(t, daemon)
 	c.command(t, 0, "status")
 	c.command(t, 0, "why", "podinfo")
@@ -62,12 +61,12 @@ func TestNoSecretComesOut(t *testing.T) {
 		c.echo.repeat(part)
 		c.commit("Steal while the "+part+" server tells all", fmt.Sprintf(thief, c.base(), "true"))
 		before := c.echo.repeated()
-		daemon.Wait("an error of the "+part+" server", time.Minute, func() bool { return c.echo.repeated() > before })
+		daemon.Wait("an error of the "+part+" server", patience, func() bool { return c.echo.repeated() > before })
 		for _, command := range [][]string{{"check"}, {"plan"}, {"status"}, {"run", "--once"}} {
 			c.command(t, -1, command...)
 		}
 		c.echo.repeat("")
-		daemon.Wait("a promotion after it", time.Minute, c.promoted)
+		daemon.Wait("a promotion after it", patience, c.promoted)
 	}
 	c.end(t, daemon)
 

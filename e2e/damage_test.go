@@ -254,11 +254,11 @@ func TestTheCacheMayGoUnderADaemon(t *testing.T) {
 		{name: "every file truncated", strike: func() { spoil(damages["truncated"]) }},
 		{name: "a byte of every file flipped", strike: func() { spoil(damages["a byte in its middle flipped"]) }},
 		{name: "the disk full for a while", strike: func() { empty(cache); resize("256k") }, afterPush: func() {
-			daemon.Wait("the full disk to be noticed", time.Minute, func() bool { return strings.Contains(daemon.Logs(), "no space left") })
+			daemon.Wait("the full disk to be noticed", patience, func() bool { return strings.Contains(daemon.Logs(), "no space left") })
 			resize("1g")
 		}},
 	}
-	daemon.Wait("the first promotion", time.Minute, promoted)
+	daemon.Wait("the first promotion", patience, promoted)
 	for i, trial := range trials {
 		before := bumps(t, w)
 		trial.strike()
@@ -271,7 +271,7 @@ func TestTheCacheMayGoUnderADaemon(t *testing.T) {
 			trial.afterPush()
 		}
 		began := time.Now()
-		daemon.Wait("a promotion with "+trial.name, time.Minute, promoted)
+		daemon.Wait("a promotion with "+trial.name, patience, promoted)
 		t.Logf("%s: promoted after %s", trial.name, time.Since(began).Round(time.Millisecond))
 		promotedOnce(t, w, before, w.App.Head())
 	}

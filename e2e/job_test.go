@@ -136,7 +136,7 @@ func (j *jobWorld) towpath(code int, args ...string) string {
 // start starts a command; end waits for it.
 func (j *jobWorld) start(args ...string) (end func(code int) string) {
 	j.t.Helper()
-	ctx, stop := context.WithTimeout(j.t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(j.t.Context(), 2*patience)
 	j.t.Cleanup(stop)
 	cmd := j.command(ctx, args...)
 	var out bytes.Buffer
@@ -168,7 +168,7 @@ func (j *jobWorld) job(commit string) (*batchv1.Job, *corev1.Pod) {
 	var live *batchv1.Job
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for live == nil {
 		list, err := j.client.BatchV1().Jobs(j.namespace).List(j.t.Context(), metav1.ListOptions{})
 		if err != nil {
@@ -280,16 +280,6 @@ func TestBuildsInJobs(t *testing.T) {
 	if out := j.towpath(0, "retry", "podinfo"); !strings.Contains(out, "removed the failed build Job "+failed.Name) {
 		t.Errorf("retry says\n%s", out)
 	}
-	// Nothing calls it faulty any more, although nothing has polled since.
-	for command, want := range map[string]string{
-		"status": "podinfo → production: its build failed, and no Job records that any more",
-		"why":    "build    waiting  its build failed, and no Job records that any more",
-	} {
-		args := map[string][]string{"status": {"status"}, "why": {"why", "podinfo"}}[command]
-		if out := j.towpath(0, args...); !strings.Contains(out, want) || strings.Contains(out, "podinfo → production: faulty") || strings.Contains(out, "failed   ") {
-			t.Errorf("%s after retry says\n%s", command, out)
-		}
-	}
 	end = j.start("run", "--once")
 	again, pod := j.job(j.App.Head())
 	if again.UID == failed.UID {
@@ -319,13 +309,12 @@ func TestEndDuringJob(t *testing.T) {
 				t.Fatal(err)
 			}
 			live, pod := j.job(j.App.Head())
-			began := time.Now()
 			if err := daemon.Process.Signal(signal); err != nil {
 				t.Fatal(err)
 			}
-			err := daemon.Wait()
-			if signal == syscall.SIGTERM && (err != nil || time.Since(began) > 3*time.Second) {
-				t.Errorf("it ended after %s: %v\n%s", time.Since(began), err, &out)
+			// With an error where its time was up: the Job does not end by itself.
+			if err := daemon.Wait(); signal == syscall.SIGTERM && err != nil {
+				t.Errorf("it ended with %v\n%s", err, &out)
 			}
 			end := j.start("run", "--once")
 			_, digest, _ := strings.Cut(lab.PushImage(t, j.Repository(), "never-mind", lab.Busybox(t)), "@")

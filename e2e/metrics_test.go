@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	collector "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 
@@ -31,7 +30,7 @@ func TestMetricsArePushed(t *testing.T) {
 			}, "--log-level", "debug")
 			promotes(t, w, d, w.App.Head())
 			want := []string{"towpath.build.duration", "towpath.image.behind", "towpath.promotion.duration", "towpath.source.last_poll"}
-			d.Wait("the collector has all of it", 30*time.Second, func() bool { return slices.Equal(sent.sorted(), want) })
+			d.Wait("the collector has all of it", patience, func() bool { return slices.Equal(sent.sorted(), want) })
 			if code := d.Stop(); code != 0 {
 				t.Errorf("the daemon ended with %d", code)
 			}

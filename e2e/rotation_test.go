@@ -6,7 +6,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -47,15 +46,15 @@ func TestARotatedCredentialIsPickedUp(t *testing.T) {
 	}})
 	daemon := w.Daemon(t, nil)
 	promoted := func() bool { _, source := w.Ledger("podinfo"); return source == w.App.Head() }
-	daemon.Wait("the first promotion", time.Minute, promoted)
+	daemon.Wait("the first promotion", patience, promoted)
 
 	servers, secrets := rotate(w, "second")
 	servers()
-	daemon.Wait("the former credential to be refused", time.Minute, func() bool { return fleet.Refused() > 0 })
+	daemon.Wait("the former credential to be refused", patience, func() bool { return fleet.Refused() > 0 })
 	secrets()
 	w.App.Commit(lab.Commit{Message: "After the rotation", Files: map[string]string{"colour": "violet\n"}})
 	w.App.Push("HEAD:master")
-	daemon.Wait("a promotion with the new credentials", time.Minute, promoted)
+	daemon.Wait("a promotion with the new credentials", patience, promoted)
 	arrived(t, w, registry, "violet")
 	if code := daemon.Stop(); code != 0 {
 		t.Errorf("the daemon ended with %d", code)

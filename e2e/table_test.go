@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"towpath.dev/towpath/e2e/lab"
 )
@@ -96,7 +95,7 @@ func (b *table) strike(part, parts int) {
 func (b *table) cell(t *testing.T, step string, f fault, cold bool) {
 	before := bumps(t, b.world)
 	commit := b.change()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	defer cancel()
 	cmd := b.world.Command(ctx, "run", "--once")
 	var logs bytes.Buffer

@@ -149,7 +149,7 @@ func (c *cluster) apply(t *testing.T, objects ...*unstructured.Unstructured) {
 	for _, object := range objects {
 		// A definition is served a moment after it is accepted, and a namespace is
 		// known to admission a moment after that.
-		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+		err := wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 			err := c.applyOne(ctx, object)
 			if meta.IsNoMatchError(err) || apierrors.IsNotFound(err) {
 				return false, nil
@@ -202,7 +202,7 @@ func (c *cluster) settle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 30*time.Second, true, func(ctx context.Context) (bool, error) {
+	err = wait.PollUntilContextTimeout(t.Context(), 50*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		// The last policy of all, in the order in which they were applied and are read.
 		_, changed := repositories.Patch(ctx, "flux-system", types.MergePatchType, []byte(`{"spec": {"suspend": true}}`), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
 		if !apierrors.IsForbidden(changed) {
@@ -223,7 +223,7 @@ func (c *cluster) settle(t *testing.T) {
 func (c *cluster) accepts(t *testing.T, job *batchv1.Job) {
 	t.Helper()
 	var last error
-	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 20*time.Second, true, func(ctx context.Context) (bool, error) {
+	err := wait.PollUntilContextTimeout(t.Context(), 20*time.Millisecond, 2*time.Minute, true, func(ctx context.Context) (bool, error) {
 		_, last = c.as(towpathAccount).BatchV1().Jobs("towpath-builds").Create(ctx, job, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 		return last == nil, nil
 	})
