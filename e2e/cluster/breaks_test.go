@@ -123,7 +123,7 @@ func TestNodeDrained(t *testing.T) {
 	i := breakable(t)
 	commit, pushed := i.commit("drained"), time.Now()
 	i.began(t, commit, "kaniko")
-	i.Kubectl(t, "", "drain", nodeName, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
+	i.Kubectl(t, "", "drain", nodeName, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=4m")
 	i.Kubectl(t, "", "uncordon", nodeName)
 	i.follow(t, commit, pushed)
 	i.once(t)

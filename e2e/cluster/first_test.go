@@ -165,16 +165,24 @@ func newNamespace(t *testing.T, c *Cluster, level string) string {
 	return name
 }
 
-// wait waits until something holds; where it does not, it tells how the
-// namespace's objects are.
+// busier is how many times longer than on an idle machine something may take before
+// a test gives up.
+const busier = 3
+
+// wait waits until something holds; where it does not, within so long on an idle
+// machine, it tells how the namespace's objects are. A question without an answer,
+// as of a server that was away, is asked again.
 func (c *Cluster) wait(t *testing.T, namespace string, limit time.Duration, what string, holds func(context.Context) error) {
 	t.Helper()
+	limit *= busier
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	look := time.NewTicker(100 * time.Millisecond)
 	defer look.Stop()
 	for {
-		err := holds(ctx)
+		asked, answered := context.WithTimeout(ctx, 30*time.Second)
+		err := holds(asked)
+		answered()
 		if err == nil {
 			return
 		}

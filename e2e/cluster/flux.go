@@ -24,7 +24,7 @@ const (
 // where Flux's own installation has it.
 func (n *Node) startFlux(t testing.TB, c *Cluster) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	var definitions []string
 	for _, controller := range []string{"source", "kustomize", "notification"} {
@@ -41,7 +41,7 @@ func (n *Node) startFlux(t testing.TB, c *Cluster) {
 		}
 	}
 	c.Apply(t, strings.Join(definitions, "\n---\n"))
-	c.Kubectl(t, "", "wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+	c.Kubectl(t, "", "wait", "--for=condition=Established", "--timeout=5m", "crd", "--all")
 	c.Apply(t, fmt.Sprintf(`apiVersion: v1
 kind: Namespace
 metadata: {name: %[1]s}

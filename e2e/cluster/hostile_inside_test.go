@@ -137,7 +137,7 @@ func TestRefusedFromInside(t *testing.T) {
 			Param("container", "publish").Param("command", "sh").Param("ports", "80").Do(t.Context()).Error()
 	}
 	kubectl := func(args ...string) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		_, err := i.TryKubectl(ctx, t, "", append([]string{"-n", buildsNamespace}, args...)...)
 		return err

@@ -80,7 +80,7 @@ type siege struct {
 // such a build may take.
 const (
 	ephemeral = "1Gi"
-	patience  = time.Minute
+	patience  = 90 * time.Second
 )
 
 // TestHostileDockerfiles builds what would steal, forge and break, on a real node
@@ -213,7 +213,7 @@ func (s *siege) run(t *testing.T, all []attack, settings func(config string) str
 	for _, a := range all {
 		waiting[imageOf(a)] = a
 	}
-	look, limit := time.NewTicker(200*time.Millisecond), time.Now().Add(8*time.Minute)
+	look, limit := time.NewTicker(200*time.Millisecond), time.Now().Add(20*time.Minute)
 	defer look.Stop()
 	for ; len(waiting) > 0; <-look.C {
 		for _, o := range s.ended(t, waiting) {

@@ -52,7 +52,7 @@ func newMachine(t testing.TB, dir string) *machine {
 	groups := makeControlGroups(t, m.cgroup)
 	t.Cleanup(func() { sweepControlGroups(t, groups) })
 	// Where the processes of the machine end a moment after us.
-	err := lab.AtEnd(lock, `for try in $(seq 100); do
+	err := lab.AtEnd(lock, `for try in $(seq 600); do
 		find "$@" -depth -type d -exec rmdir {} + 2>/dev/null
 		[ -n "$(find "$@" -maxdepth 0 2>/dev/null)" ] || exit 0
 		sleep 0.1
@@ -269,7 +269,7 @@ func makeControlGroups(t testing.TB, group string) (dirs []string) {
 // them.
 func sweepControlGroups(t testing.TB, groups []string) {
 	t.Helper()
-	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for limit := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		var left error
 		for _, group := range groups {
 			var dirs []string

@@ -55,7 +55,7 @@ func startNode(t testing.TB) *Node {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
 	n := &Node{machine: newMachine(t, dir), authority: lab.NewCA(t), programs: map[string]*program{}}
 	t.Cleanup(func() {

@@ -34,7 +34,7 @@ func doomed(t testing.TB) {
 	if _, err := client.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	err := n.programs["kubelet"].running.Ready(ctx, func(ctx context.Context) error {
 		pod, err := client.CoreV1().Pods(namespace).Get(ctx, "pod", metav1.GetOptions{})
@@ -100,7 +100,7 @@ func TestNodeEndsWithItsProcess(t *testing.T) {
 		}
 		return left
 	}
-	for limit := time.Now().Add(20 * time.Second); len(left()) > 0; time.Sleep(100 * time.Millisecond) {
+	for limit := time.Now().Add(2 * time.Minute); len(left()) > 0; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("left behind:\n%s", strings.Join(left(), "\n"))
 		}

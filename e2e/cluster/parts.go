@@ -106,7 +106,7 @@ addressType: IPv4
 ports: [{name: dns, port: 53, protocol: UDP}, {name: dns-tcp, port: 53, protocol: TCP}]
 endpoints: [{addresses: [%[2]q], conditions: {ready: true}}]
 `, namesAt, n.node))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	err := n.programs["coredns"].running.Ready(ctx, func(ctx context.Context) error { return answers(ctx, fmt.Sprintf("http://%s:9804/health", n.node)) })
 	if err != nil {

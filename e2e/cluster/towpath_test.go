@@ -196,7 +196,7 @@ func (i *installation) overlay(dir, config string) Overlay {
 func (i *installation) rolledOut(t testing.TB) {
 	t.Helper()
 	ctx := context.WithoutCancel(t.Context())
-	if _, err := i.TryKubectl(ctx, t, "", "-n", towpathNamespace, "rollout", "status", "--timeout=60s", "deployment/towpath"); err != nil {
+	if _, err := i.TryKubectl(ctx, t, "", "-n", towpathNamespace, "rollout", "status", "--timeout=5m", "deployment/towpath"); err != nil {
 		t.Fatalf("%v\n%s", err, i.logs(ctx, t))
 	}
 }
