@@ -159,7 +159,7 @@ func TestWatchWithoutNews(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var swap sync.WaitGroup
 	swap.Go(func() { err = os.Rename(at("links/next"), at("links/current")) })
@@ -202,7 +202,7 @@ func TestWatchTriesAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	write("2m")
 	var handed []time.Duration

@@ -43,7 +43,7 @@ func next(t *testing.T, news <-chan told) told {
 	select {
 	case n := <-news:
 		return n
-	case <-time.After(10 * time.Second): // less than the half minute after which it looks by itself
+	case <-time.After(25 * time.Second): // less than the half minute after which it looks by itself
 		t.Fatal("the change was not seen")
 		return told{}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"strconv"
 	"sync"
@@ -67,13 +68,18 @@ func (g *globals) mayLead(ctx context.Context, offer *election.Election, insists
 		if err == nil || ctx.Err() != nil {
 			return true
 		}
+		hint := ""
+		var hinted interface{ Hint() string }
+		if errors.As(err, &hinted) {
+			hint = hinted.Hint()
+		}
 		if election.Forbidden(err) && !insists {
-			g.log.Warn("this copy works without leader election, and so does any other: each commit is promoted once all the same", "error", oneLine(err.Error()), "hint", hintOf(err))
+			g.log.Warn("this copy works without leader election, and so does any other: each commit is promoted once all the same", "error", oneLine(err.Error()), "hint", hint)
 			return false
 		}
 		if text := oneLine(err.Error()); text != said {
 			said = text
-			g.log.Warn("this copy waits until it may have the Lease", "error", text, "hint", hintOf(err))
+			g.log.Warn("this copy waits until it may have the Lease", "error", text, "hint", hint)
 		}
 		select {
 		case <-time.After(checkAgain):

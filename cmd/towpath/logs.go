@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,9 +17,6 @@ import (
 	"towpath.dev/towpath/kaniko/job"
 	"towpath.dev/towpath/kaniko/sandbox"
 )
-
-// logsPatience bounds how long logs waits for the API server without --follow.
-const logsPatience = time.Minute
 
 func newLogs(g *globals) *cobra.Command {
 	var follow bool
@@ -42,7 +38,7 @@ Changes nothing.`,
 			defer jobs.Close()
 			ctx, cancel := cmd.Context(), context.CancelFunc(func() {})
 			if !follow {
-				ctx, cancel = context.WithTimeout(ctx, logsPatience)
+				ctx, cancel = context.WithTimeout(ctx, patienceWithLogs)
 			}
 			defer cancel()
 			err = jobs.Logs(ctx, args[0], follow, g.printLine())

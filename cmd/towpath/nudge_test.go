@@ -91,7 +91,7 @@ func newNudged(t *testing.T, namespace string, log *slog.Logger) (*nudges, *patc
 // settle waits for what is under way.
 func settle(t *testing.T, n *nudges) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	n.close(ctx)
 	if ctx.Err() != nil {

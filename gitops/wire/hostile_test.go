@@ -186,7 +186,7 @@ func TestHostileFetch(t *testing.T) {
 			test.refs = offerV2
 			remote := test.remote(t, wire.Options{MaxPack: 1 << 20})
 			if test.hang {
-				remote.Impatient(200 * time.Millisecond)
+				remote.Impatient(3 * time.Second) // its listing has to come in that time
 			}
 			pack, err := remote.Fetch(t.Context(), wire.FetchRequest{Wants: []gitops.Hash{hash(t, h1)}, Depth: 1})
 			if err == nil {
@@ -255,7 +255,7 @@ func TestHostilePush(t *testing.T) {
 			test.refs = offerPush
 			remote := test.remote(t, wire.Options{})
 			if test.hang {
-				remote.Impatient(200 * time.Millisecond)
+				remote.Impatient(3 * time.Second) // its listing has to come in that time
 			}
 			err := remote.Push(t.Context(), push)
 			if !errors.Is(err, wire.ErrOutcomeUnknown) || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {

@@ -133,8 +133,8 @@ func TestSSHCancelled(t *testing.T) {
 func TestSSHSilent(t *testing.T) {
 	t.Parallel()
 	server, s := serveSSH(t, lab.SSHOptions{})
-	server.Hook(oddName, "pre-receive", "exec sleep 5")
-	s.remote.Impatient(time.Second)
+	server.Hook(oddName, "pre-receive", "exec sleep 20")
+	s.remote.Impatient(3 * time.Second)
 	err := s.remote.Push(t.Context(), wire.PushRequest{Updates: []wire.Update{{Ref: "refs/heads/x", New: s.heads[0]}}})
 	if err == nil || !strings.Contains(err.Error(), "sent nothing") {
 		t.Error(err)

@@ -132,6 +132,7 @@ func TestManyAtOnce(t *testing.T) {
 	cluster, s, what := world(t)
 	config, count := counted(daemon(t, s.Namespace))
 	b := builder(t, config, s)
+	b.Glance(time.Hour) // no pod is made here, and a busy machine takes its time
 	const n = 200
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

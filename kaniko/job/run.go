@@ -88,7 +88,6 @@ func (b *Builder) round(ctx context.Context, seen *sight, what Job) (Built, erro
 	}
 	defer release()
 	if place := jobDiffers(live, want); place != "" {
-		release() // what is in the way counts by itself, if it does
 		return Built{}, b.giveWay(ctx, seen, live, place)
 	}
 	if ended := recorded(live); ended != nil {
@@ -296,14 +295,13 @@ func (b *Builder) find(ctx context.Context, job *batchv1.Job) (*batchv1.Job, err
 }
 
 // giveWay waits for the end of a Job that has our name and is not ours, since
-// its maker may be another version of us, and removes it then. One that has no end
-// is nobody's build.
+// its maker may be another version of us, and removes it then.
 func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job, place string) error {
 	changed, forget := seen.listen(foreign.Name)
 	defer forget()
 	// No version of us lets a Job take longer, from now on by our own clock.
 	until := time.Now().Add(b.settings.timeout() + queueing)
-	if !finished(foreign) && !endless(foreign) {
+	if !finished(foreign) {
 		b.log.Warn("a Job that is not as rendered here has the name of a build: its end is waited for, and it is not believed",
 			"job", foreign.Name, "uid", foreign.UID, "differs", place)
 	}
@@ -311,7 +309,7 @@ func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job
 	hidden := foreign.Labels[labelManager] != manager
 	var look looks
 	look.begin(time.Now(), b.glance)
-	for !finished(foreign) && !endless(foreign) && time.Now().Before(until) {
+	for !finished(foreign) && time.Now().Before(until) {
 		next := until
 		if hidden && look.next.Before(next) {
 			next = look.next

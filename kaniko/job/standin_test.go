@@ -114,7 +114,7 @@ func (s *standin) log(container, text string) {
 // eventually waits until something holds, which others bring about.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	look := time.NewTicker(10 * time.Millisecond)
 	defer look.Stop()
@@ -122,7 +122,7 @@ func eventually(t testing.TB, what string, holds func() bool) {
 		select {
 		case <-look.C:
 		case <-ctx.Done():
-			t.Fatalf("%s: not within 20s", what)
+			t.Fatalf("%s: not within two minutes", what)
 		}
 	}
 }

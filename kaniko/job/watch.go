@@ -209,13 +209,12 @@ func (s *sight) pod(job types.UID) *corev1.Pod {
 	return found
 }
 
-// live counts the Jobs that have not ended and will, whoever made them, and names
-// them.
+// live counts the Jobs that have not ended, whoever made them, and names them.
 func (s *sight) live() map[string]struct{} {
 	live := map[string]struct{}{}
 	for _, object := range s.jobs.GetStore().List() {
 		job, ok := object.(*batchv1.Job)
-		if !ok || finished(job) || endless(job) {
+		if !ok || finished(job) {
 			continue
 		}
 		// The Job's own word comes a second or two after its pod's.

@@ -228,7 +228,7 @@ func TestHostileStreams(t *testing.T) {
 				Platform: "linux/amd64", Source: kaniko.Source{Time: at},
 				Destination: kaniko.Destination{Repository: server.Repository("apps/demo"), Tag: "v1"},
 			}}
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			report := publish.Run(ctx, step, publish.Options{})
 			if test.refusal != "" {

@@ -20,7 +20,9 @@ import (
 type Options struct {
 	// Secret reads every key of the secret in a directory, as it is at this
 	// moment.
-	Secret func(dir string) (map[string][]byte, error)
+	Secret   func(dir string) (map[string][]byte, error)
+	Limits   layout.Limits
+	Progress registry.Progress // may be nil
 }
 
 // Run publishes and says how it went; it never panics on what a build left.
@@ -36,7 +38,7 @@ func Run(ctx context.Context, step kaniko.Publish, options Options) kaniko.Repor
 
 func run(ctx context.Context, step kaniko.Publish, options Options) (digest string, size int64, err error) {
 	order := step.Order
-	built, err := layout.Read(ctx, step.Layout, layout.Limits{})
+	built, err := layout.Read(ctx, step.Layout, options.Limits)
 	if err != nil {
 		return "", 0, err
 	}
@@ -58,7 +60,7 @@ func run(ctx context.Context, step kaniko.Publish, options Options) (digest stri
 		return "", 0, err
 	}
 	defer client.Close()
-	return client.Push(ctx, image, nil)
+	return client.Push(ctx, image, options.Progress)
 }
 
 // failure is a report of an error, with what a person can do about it.

@@ -67,7 +67,7 @@ func push(t *testing.T) (logged string) {
 	r.Leading(true)
 	r.Report(round(0, reconcile.Promoted, one, built, took(time.Minute, time.Second)))
 	r.Report(round(1, reconcile.Faulty, two, behind(2)))
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	pusher.Close(ctx)
 	return log.String()
@@ -225,7 +225,7 @@ func TestACollectorThatIsAwayIsToldOnce(t *testing.T) {
 	for range pushes {
 		<-tries
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	pusher.Close(ctx)
 	if strings.Count(log.String(), "level=WARN") != 2 || strings.Count(log.String(), "level=INFO") != 1 || !strings.Contains(log.String(), "pushed again") {
