@@ -88,7 +88,10 @@ the new tag to the GitOps repository in a signed commit that Flux pulls.`,
 			return usageError{fmt.Errorf("there is no command %q", args[0]), hint}
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := given(cmd); err != nil {
+				return err
+			}
 			return g.prepare()
 		},
 	}
@@ -109,6 +112,18 @@ the new tag to the GitOps repository in a signed commit that Flux pulls.`,
 		newLogs(g), newRetry(g), newKeygen(g), newVersion(g), newFetch(g), newPublish(), newHeartbeat(), newInit(g),
 	)
 	return root
+}
+
+// given refuses a flag that was given without a value: a script whose variable is
+// not set means one image, one config or one directory, and would get all images,
+// another config, or the directory that it happens to be in.
+func given(cmd *cobra.Command) error {
+	for _, name := range []string{"config", "image", "secrets"} {
+		if flag := cmd.Flags().Lookup(name); flag != nil && flag.Changed && flag.Value.String() == "" {
+			return usageError{fmt.Errorf("--%s is empty", name), "give it a value, or leave it out; in a script, is its variable set?"}
+		}
+	}
+	return nil
 }
 
 // prepare checks the global flags and sets up the log.
@@ -188,5 +203,6 @@ func printLine(w io.Writer, text, hint string) {
 	}
 }
 
-// oneLine is harmless on a terminal, whoever wrote it.
-func oneLine(s string) string { return gitops.Line(s, 0) }
+// oneLine is harmless on a terminal, whoever wrote it, and no longer than people
+// read: a command line may hold a hundred kilobytes.
+func oneLine(s string) string { return gitops.Line(s, 8000) }

@@ -12,7 +12,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/validation"
 
+	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/trust"
 	"towpath.dev/towpath/kaniko/seal"
 )
@@ -77,8 +79,7 @@ func (k *keygen) run() error {
 		}
 	}
 	return k.print(result, func(w io.Writer) {
-		made := slices.DeleteFunc([]string{keys.signing, keys.provenance}, func(dir string) bool { return dir == "" })
-		fmt.Fprintf(w, "Made %s.\n", strings.Join(made, " and "))
+		fmt.Fprintf(w, "Made %s.\n", oneLine(strings.Join(keys.directories(), " and ")))
 		if keys.signing != "" {
 			fmt.Fprintf(w, "\nThe key that signs bumps. Register it with your forge as a signing key of Towpath's user:\n\n  %s\n", keys.public)
 			fmt.Fprintf(w, "\nIts line for git's allowed signers file (git config gpg.ssh.allowedSignersFile FILE):\n\n  %s\n", keys.allowed)
@@ -94,6 +95,11 @@ func (k *keygen) run() error {
 type madeKeys struct {
 	signing, provenance     string // directories
 	public, allowed, cosign string
+}
+
+// directories are those of the keys that are asked for.
+func (m madeKeys) directories() []string {
+	return slices.DeleteFunc([]string{m.signing, m.provenance}, func(dir string) bool { return dir == "" })
 }
 
 // make makes the keys that are asked for, or none.
@@ -114,13 +120,16 @@ func (k *keygen) make() (madeKeys, error) {
 	if k.only != onlySigning {
 		keys.provenance = filepath.Join(k.secrets, k.provenance)
 	}
-	for _, dir := range []string{keys.signing, keys.provenance} {
-		if dir == "" {
-			continue
-		}
-		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) {
+	if err := k.names(keys); err != nil {
+		return madeKeys{}, err
+	}
+	for _, dir := range keys.directories() {
+		switch _, err := os.Lstat(dir); {
+		case err == nil:
 			return madeKeys{}, hinted{fmt.Errorf("keygen: %s exists already", dir),
 				"keys are never overwritten: make one of the two with --only, or name another secret by --signing and --provenance"}
+		case !errors.Is(err, fs.ErrNotExist):
+			return madeKeys{}, fmt.Errorf("keygen: %w", err)
 		}
 	}
 	secrets := map[string]map[string][]byte{}
@@ -140,12 +149,32 @@ func (k *keygen) make() (madeKeys, error) {
 		}
 		secrets[keys.provenance], keys.cosign = images, string(images["cosign.pub"])
 	}
-	for dir, secret := range secrets {
-		if err := writeSecret(dir, secret); err != nil {
+	for i, dir := range keys.directories() {
+		if err := writeSecret(dir, secrets[dir]); err != nil {
+			for _, made := range keys.directories()[:i] {
+				err = errors.Join(err, os.RemoveAll(made)) // nobody has seen that key yet
+			}
 			return madeKeys{}, fmt.Errorf("keygen: %w", err)
 		}
 	}
 	return keys, nil
+}
+
+// names checks what the secrets are to be called: a config names a secret, and so
+// does Kubernetes, and neither takes a path.
+func (k *keygen) names(keys madeKeys) error {
+	for _, flag := range []struct{ name, value, dir string }{
+		{"--signing", k.signing, keys.signing}, {"--provenance", k.provenance, keys.provenance},
+	} {
+		if flag.dir != "" && len(validation.IsDNS1123Label(flag.value)) > 0 {
+			return usageError{fmt.Errorf("%s %q is no name of a secret", flag.name, gitops.Line(flag.value, 80)),
+				"up to 63 lower-case letters, digits and -, the first and last no -; --secrets is the directory that secrets are made in"}
+		}
+	}
+	if keys.signing == keys.provenance {
+		return usageError{fmt.Errorf("--signing and --provenance both name %q", k.signing), "two keys are two secrets, so that a thief of one has not the other"}
+	}
+	return nil
 }
 
 // writeSecret writes a secret as a directory that appears whole or not at all.

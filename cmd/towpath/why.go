@@ -50,7 +50,7 @@ func newWhy(g *globals) *cobra.Command {
 image's digest or a bump commit; hashes may be cut to 7 digits or more. Changes
 nothing.`,
 		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
+			if len(args) != 1 || strings.TrimSpace(args[0]) == "" {
 				return usageError{errors.New("why takes one argument"), "towpath why IMAGE, or a commit, a digest or a bump"}
 			}
 			return nil
