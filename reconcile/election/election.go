@@ -15,6 +15,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -161,10 +162,10 @@ func (e *Election) term(ctx context.Context, atLeast time.Duration, lead func(co
 
 	config := leaderelection.LeaderElectionConfig{
 		Name: e.Lease.String(), ReleaseOnCancel: true,
-		Lock: &resourcelock.LeaseLock{
+		Lock: bounded{&resourcelock.LeaseLock{
 			LeaseMeta: metav1.ObjectMeta{Namespace: e.Lease.Namespace, Name: e.Lease.Name}, Client: e.leases,
 			LockConfig: resourcelock.ResourceLockConfig{Identity: e.Identity},
-		},
+		}, e.leaseDuration},
 		LeaseDuration: e.leaseDuration, RenewDeadline: e.renewDeadline, RetryPeriod: e.retryPeriod,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnNewLeader: func(holder string) {
@@ -228,6 +229,25 @@ func (e *Election) term(ctx context.Context, atLeast time.Duration, lead func(co
 		e.Log.Warn("the Lease was lost: this copy promotes nothing until it holds it again", "lease", e.Lease, "why", e.why(ctx))
 	}
 	return leads.Load()
+}
+
+// bounded is a Lease that obliges nobody for longer than ours do, whatever its
+// holder wrote into it: it would stand for 68 years, and all work with it.
+type bounded struct {
+	*resourcelock.LeaseLock
+	longest time.Duration
+}
+
+// Get implements resourcelock.Interface.
+func (b bounded) Get(ctx context.Context) (*resourcelock.LeaderElectionRecord, []byte, error) {
+	record, raw, err := b.LeaseLock.Get(ctx)
+	if err == nil {
+		record.LeaseDurationSeconds = min(record.LeaseDurationSeconds, int(b.longest/time.Second))
+		if record.LeaderTransitions >= math.MaxInt32 {
+			record.LeaderTransitions = 0 // one more would be refused
+		}
+	}
+	return record, raw, err
 }
 
 // why is what keeps this copy from the Lease, as far as that is to be seen.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -250,6 +251,27 @@ func TestALeaseThatIsNotRenewedIsTakenOver(t *testing.T) {
 	first.cutOff.away.Store(false)
 	second.leave()
 	first.expect(true, soon) // it has gone on waiting
+}
+
+// TestALeaseForEver: who wrote that it holds the Lease for 68 years, since a time
+// to come, holds it as long as anybody who does not renew it.
+func TestALeaseForEver(t *testing.T) {
+	t.Parallel()
+	config := lab.ControlPlane(t)
+	lease := namespace(t, config, "for-ever")
+	leases := kubernetes.NewForConfigOrDie(config).CoordinationV1().Leases(lease.Namespace)
+	held, err := leases.Get(t.Context(), lease.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	held.Spec = coordinationv1.LeaseSpec{
+		HolderIdentity: new("thief"), LeaseDurationSeconds: new(int32(math.MaxInt32)), LeaseTransitions: new(int32(math.MaxInt32)),
+		RenewTime: new(metav1.NewMicroTime(time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC))), AcquireTime: new(metav1.NewMicroTime(time.Unix(0, 0))),
+	}
+	if _, err := leases.Update(t.Context(), held, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	join(t, config, lease, "first", hasty, &line{}).expect(true, soon)
 }
 
 // TestTheAPIServerGoesAndComesBack: the only copy stops, and goes on by itself,
