@@ -277,7 +277,7 @@ func TestBuildsInJobs(t *testing.T) {
 	if out := j.towpath(0, "status"); !strings.Contains(out, "failed") {
 		t.Errorf("status says\n%s", out)
 	}
-	if out := j.towpath(0, "retry", "podinfo"); !strings.Contains(out, "removed the failed build Job "+failed.Name) {
+	if out := j.towpath(0, "retry", "podinfo"); !strings.Contains(out, "removed the failed build Job "+failed.Name+" of commit "+j.App.Head()[:8]) {
 		t.Errorf("retry says\n%s", out)
 	}
 	end = j.start("run", "--once")

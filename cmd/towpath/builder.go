@@ -37,22 +37,20 @@ func (w *wiring) prepareBuilder(cfg *config.Config) error {
 	if w.builder != nil && w.built == digest {
 		return nil
 	}
-	var err error
-	switch cfg.Builder.Type {
-	case config.BuilderKubernetes:
-		w.builder, err = w.clusterBuilder(cfg)
+	prepare, concurrency := w.sandboxBuilder, cfg.Builder.Concurrency
+	if cfg.Builder.Type == config.BuilderKubernetes {
 		// Jobs that are at work already are waited for side by side: how many run at
 		// once is counted among the Jobs themselves.
-		w.builds = reconcile.NewBuilds(unbounded)
-	default:
-		w.builder, err = w.sandboxBuilder(cfg)
-		w.builds = reconcile.NewBuilds(cfg.Builder.Concurrency)
+		prepare, concurrency = w.clusterBuilder, unbounded
 	}
+	next, err := prepare(cfg)
 	if err != nil {
-		w.builder, w.built = nil, ""
 		return fmt.Errorf("builder: %w", err)
 	}
-	w.built = digest
+	if jobs, ok := w.builder.(*inCluster); ok {
+		jobs.Retire()
+	}
+	w.builder, w.builds, w.built = next, reconcile.NewBuilds(concurrency), digest
 	return nil
 }
 

@@ -27,25 +27,26 @@ left alone.`,
 				return err
 			}
 			defer jobs.Close()
-			removed, err := jobs.Retry(cmd.Context(), image)
+			forgotten, err := jobs.Retry(cmd.Context(), image)
 			if err != nil {
 				return err
 			}
-			if removed == nil {
-				removed = []string{}
+			removed := []string{}
+			for _, one := range forgotten {
+				removed = append(removed, one.Job)
 			}
 			return g.print(struct {
 				Image   string   `json:"image"`
 				Removed []string `json:"removed"`
 			}{image, removed}, func(out io.Writer) {
-				for _, name := range removed {
-					fmt.Fprintf(out, "removed the failed build Job %s in namespace %s\n", name, cfg.Builder.Kubernetes.Namespace)
+				for _, one := range forgotten {
+					fmt.Fprintf(out, "removed the failed build Job %s of commit %s in namespace %s\n", one.Job, short(one.Commit), cfg.Builder.Kubernetes.Namespace)
 				}
 				if len(removed) == 0 {
 					fmt.Fprintf(out, "no failed build of %s is kept: nothing to forget\n", image)
 					return
 				}
-				fmt.Fprintf(out, "%s is built again with the next poll, within %s or so\n", image, cfg.Interval)
+				fmt.Fprintf(out, "what is still to be promoted of it is built again with the next poll, within %s or so\n", cfg.Interval)
 			})
 		},
 	}

@@ -49,7 +49,7 @@ func (b *Builder) Check(ctx context.Context) []error {
 			what := strings.Trim(right.resource+"/"+right.subresource, "/")
 			problems = append(problems, hinted{
 				fmt.Errorf("no right to %s %s in namespace %s", strings.Join(missing, ", "), what, b.settings.Namespace),
-				"deploy/ has the Role that Towpath needs",
+				"deploy/ has the Role that Towpath needs; a namespace that was deleted took it along",
 			})
 		}
 	}

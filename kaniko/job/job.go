@@ -48,6 +48,7 @@ type Builder struct {
 	sight  *sight // nil while nothing is watched
 	users  int    // of sight
 	idle   *time.Timer
+	linger time.Duration
 	closed bool
 
 	gone   map[types.UID]time.Time // Jobs that were removed here, which the watch may still show
@@ -93,7 +94,7 @@ func New(client kubernetes.Interface, settings Settings, log *slog.Logger) (*Bui
 	if err := settings.check(); err != nil {
 		return nil, fmt.Errorf("build Jobs: %w", err)
 	}
-	return &Builder{client: client, settings: settings, log: or(log, slog.New(slog.DiscardHandler)), patience: startup, glance: firstLook, gone: map[types.UID]time.Time{}, unread: map[types.UID]time.Time{}}, nil
+	return &Builder{client: client, settings: settings, log: or(log, slog.New(slog.DiscardHandler)), patience: startup, glance: firstLook, linger: linger, gone: map[types.UID]time.Time{}, unread: map[types.UID]time.Time{}}, nil
 }
 
 // Close ends the watches. Jobs at work go on, and are adopted by whoever asks
@@ -110,6 +111,15 @@ func (b *Builder) Close() error {
 		sight.close()
 	}
 	return nil
+}
+
+// Retire says that another Builder has taken this one's place. Builds at work go
+// on, and the watches end with the last of them.
+func (b *Builder) Retire() {
+	b.mu.Lock()
+	b.linger = 0
+	b.mu.Unlock()
+	b.blink()
 }
 
 // ExecutorDigest is the digest of kaniko's image, sha256:<hex>.
@@ -140,7 +150,7 @@ func (b *Builder) look(ctx context.Context) (seen *sight, done func(), err error
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.users--; b.users == 0 && b.sight != nil {
-			b.idle = time.AfterFunc(linger, b.blink)
+			b.idle = time.AfterFunc(b.linger, b.blink)
 		}
 	})
 	if err := seen.ready(ctx); err != nil {

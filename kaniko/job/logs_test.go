@@ -141,7 +141,7 @@ func TestRetry(t *testing.T) {
 		t.Errorf("another image: removed %v, %v", removed, err)
 	}
 	removed, err := b.Retry(t.Context(), "podinfo")
-	if diff := cmp.Diff([]string{live.Name}, removed); err != nil || diff != "" {
+	if diff := cmp.Diff([]job.Forgotten{{Job: live.Name, Commit: what.Order.Source.Commit}}, removed); err != nil || diff != "" {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 	again := run(t.Context(), b, what)

@@ -84,14 +84,17 @@ func (b *Builder) list(ctx context.Context, selector string) ([]batchv1.Job, map
 // ofImage selects the Jobs and pods of one image.
 func ofImage(image string) string { return selector + "," + labelImage + "=" + image }
 
+// Forgotten is a failed build that Retry removed.
+type Forgotten struct{ Job, Commit string }
+
 // Retry removes the failed builds of an image, so that the same commit is built
-// again, and returns the names of their Jobs. Builds at work are left alone.
-func (b *Builder) Retry(ctx context.Context, image string) ([]string, error) {
+// again, the newest first. Builds at work are left alone.
+func (b *Builder) Retry(ctx context.Context, image string) ([]Forgotten, error) {
 	jobs, _, err := b.list(ctx, ofImage(image))
 	if err != nil {
 		return nil, err
 	}
-	var removed []string
+	var removed []Forgotten
 	for i := range jobs {
 		end := ending(&jobs[i])
 		if end == nil || end.Type == batchv1.JobComplete || jobs[i].DeletionTimestamp != nil {
@@ -100,7 +103,7 @@ func (b *Builder) Retry(ctx context.Context, image string) ([]string, error) {
 		if err := b.remove(ctx, &jobs[i]); err != nil {
 			return removed, fmt.Errorf("build Job %s: %w", jobs[i].Name, err)
 		}
-		removed = append(removed, jobs[i].Name)
+		removed = append(removed, Forgotten{jobs[i].Name, line(jobs[i].Annotations[annotationCommit])})
 	}
 	return removed, nil
 }
