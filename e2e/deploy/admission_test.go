@@ -363,6 +363,22 @@ func TestBuildsStayAsAdmitted(t *testing.T) {
 	if _, err := controller.CoreV1().Pods("towpath-builds").Patch(t.Context(), pod.Name, types.MergePatchType, patch(object{"status": object{"phase": "Running"}}), metav1.PatchOptions{}, "status"); err != nil {
 		t.Errorf("a kubelet's word of how the pod stands: %v", err)
 	}
+	// What publish said at its end is believed: so nobody says it but the node.
+	said := patch(object{"status": object{"containerStatuses": []object{{
+		"name": "publish", "image": towpathImage, "imageID": towpathImage, "ready": false, "restartCount": 0,
+		"state": object{"terminated": object{"exitCode": 0, "message": `{"digest":"sha256:forged"}`}},
+	}}}})
+	for _, who := range []string{"root", towpathAccount, jobController} {
+		if _, err := c.as(who, "system:masters").CoreV1().Pods("towpath-builds").Patch(t.Context(), pod.Name, types.MergePatchType, said, metav1.PatchOptions{}, "status"); err == nil || !strings.Contains(err.Error(), "its node's to tell") {
+			t.Errorf("the word of a step, by %s: %v", who, err)
+		}
+	}
+	if _, err := c.as("system:node:one", "system:nodes", "system:masters").CoreV1().Pods("towpath-builds").Patch(t.Context(), pod.Name, types.MergePatchType, said, metav1.PatchOptions{}, "status"); err != nil {
+		t.Errorf("the word of a step, by its node: %v", err)
+	}
+	if _, err := controller.CoreV1().Pods("towpath-builds").Patch(t.Context(), pod.Name, types.MergePatchType, patch(object{"status": object{"phase": "Failed", "reason": "NodeLost"}}), metav1.PatchOptions{}, "status"); err != nil {
+		t.Errorf("a controller's word of a pod that is lost: %v", err)
+	}
 	for name, change := range map[string]object{
 		"a finalizer": {"metadata": object{"finalizers": []string{"example.com/stays"}}},
 		"an owner":    {"metadata": object{"ownerReferences": []object{{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "1"}}}},
