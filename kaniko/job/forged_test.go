@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +69,53 @@ func TestForgedJob(t *testing.T) {
 				t.Errorf("the second Job is not as rendered: %s", place)
 			}
 			cluster.succeed(cluster.pod(own, nil), digest("d"))
+			if o := result(t, done); o.err != nil || o.built.Digest != digest("d") {
+				t.Errorf("got %+v, %v", o.built, o.err)
+			}
+		})
+	}
+}
+
+// overhearing is a log that tells of a message, once, while it is written.
+type overhearing struct {
+	slog.Handler
+	message string
+	then    func()
+}
+
+func (o overhearing) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == o.message {
+		o.then()
+	}
+	return o.Handler.Handle(ctx, r)
+}
+
+// TestForgedJobEndsUnheard: a Job that is in the way ends, or goes, between the look
+// at it and the wait for its end, which is then not waited for.
+func TestForgedJobEndsUnheard(t *testing.T) {
+	t.Parallel()
+	for name, ends := range map[string]func(*standin, *batchv1.Job){
+		"finished": func(s *standin, forged *batchv1.Job) { s.end(forged, batchv1.JobFailed, "BackoffLimitExceeded", "") },
+		"deleted": func(s *standin, forged *batchv1.Job) {
+			if err := s.client.BatchV1().Jobs(s.namespace).Delete(s.t.Context(), forged.Name, metav1.DeleteOptions{PropagationPolicy: new(metav1.DeletePropagationBackground)}); err != nil {
+				s.t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cluster, s, what := world(t)
+			forged := must(job.Render(s, what))
+			forged.Spec.Template.Spec.InitContainers[1].Args = append(forged.Spec.Template.Spec.InitContainers[1].Args, "--build-arg=EVIL=1")
+			forged = cluster.create(forged)
+			log := slog.New(overhearing{slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}), "build Job adopted", sync.OnceFunc(func() {
+				ends(cluster, forged)
+				<-cluster.quiet() // the builder has seen it
+			})})
+			b := must(job.New(must(job.Client(daemon(t, s.Namespace), nil)), s, log))
+			defer b.Close()
+			done := run(t.Context(), b, what)
+			cluster.succeed(cluster.pod(cluster.made(what.Order, forged), nil), digest("d"))
 			if o := result(t, done); o.err != nil || o.built.Digest != digest("d") {
 				t.Errorf("got %+v, %v", o.built, o.err)
 			}

@@ -299,6 +299,19 @@ func (b *Builder) find(ctx context.Context, job *batchv1.Job) (*batchv1.Job, err
 func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job, place string) error {
 	changed, forget := seen.listen(foreign.Name)
 	defer forget()
+	// What happened before that wakes nobody. One that is not in sight has been removed,
+	// or the watch is behind.
+	now := seen.job(foreign.Namespace, foreign.Name)
+	if now == nil || now.UID != foreign.UID {
+		var err error
+		if now, err = b.find(ctx, foreign); err != nil {
+			now = foreign // its end will be seen when the API server answers
+		}
+		if now == nil || now.UID != foreign.UID {
+			return errAgain
+		}
+	}
+	foreign = now
 	// No version of us lets a Job take longer, from now on by our own clock.
 	until := time.Now().Add(b.settings.timeout() + queueing)
 	if !finished(foreign) {
