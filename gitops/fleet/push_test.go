@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"towpath.dev/towpath/e2e/lab"
+	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/wire"
 )
 
@@ -212,23 +214,20 @@ func TestTwoCopies(t *testing.T) {
 	files, images := many(4)
 	y := newYard(t, files)
 	a, b := y.fleet(), y.fleet()
+	commits := []gitops.Commit{source(1), source(2), source(3)}
 	var all sync.WaitGroup
 	for _, f := range []*Fleet{a, b} {
 		for _, image := range images {
 			all.Go(func() {
-				for n := 1; n <= 3; {
+				for n := 1; n <= len(commits); {
 					s, err := f.Promoted(t.Context(), image)
 					if err != nil {
 						t.Error(err)
 						return
 					}
-					if s.Entry != nil && s.Entry.Source == source(n).Hash {
-						n++
-						continue
-					}
-					// Both have built every commit, in order.
-					if s.Entry != nil && n > 1 && s.Entry.Source != source(n-1).Hash {
-						n++
+					// Both have built every commit, in order; the other may be any number ahead.
+					if at := 1 + slices.IndexFunc(commits, func(c gitops.Commit) bool { return s.Entry != nil && s.Entry.Source == c.Hash }); at >= n {
+						n = at + 1
 						continue
 					}
 					_, err = f.Promote(t.Context(), bumpTo(image, n, s))
