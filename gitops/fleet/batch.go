@@ -97,8 +97,9 @@ func (b *batches) join(f *Fleet, r *request) {
 	})
 }
 
-// take returns the next batch: one request an image. A second one for an image
-// waits, to find that the ledger has moved.
+// take returns the next batch, with one request for each image. A second request
+// for the same image stays for the batch after, which will find that the ledger has
+// moved.
 func (b *batches) take() []*request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -117,7 +118,7 @@ func (b *batches) take() []*request {
 	return batch
 }
 
-// present drops those whose callers have gone.
+// present returns the requests whose callers still wait, and answers the others.
 func present(batch []*request) []*request {
 	var left []*request
 	for _, r := range batch {
@@ -130,7 +131,7 @@ func present(batch []*request) []*request {
 	return left
 }
 
-// unanswered drops those who have their answer.
+// unanswered returns the requests that have no answer yet.
 func unanswered(batch []*request) []*request {
 	var left []*request
 	for _, r := range batch {
@@ -158,7 +159,7 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// retryAfter is how long the error asks us to leave the server alone.
+// retryAfter is how long the server asks not to be asked again; 0: it does not say.
 func retryAfter(err error) time.Duration {
 	var asks interface{ RetryAfter() time.Duration }
 	if errors.As(err, &asks) {

@@ -74,8 +74,8 @@ func (f *Fleet) compose(ctx context.Context, w *world, batch []*request) (*plan,
 	return nil, nil
 }
 
-// note tells every request which commit stands for it, and where its branch will
-// be.
+// note records with every request the commit that was made for it in this round, and
+// the head that its branch will have.
 func (p *plan) note() {
 	for _, r := range p.batch {
 		if c := p.chains["refs/heads/"+r.newest.Branch]; c != nil {
@@ -225,7 +225,7 @@ func (f *Fleet) keep(ctx context.Context, w *world, p *plan, c *chain, image str
 	return nil
 }
 
-// replaces: the batch has a newer commit of that image for the branch.
+// replaces tells whether this batch has a newer commit of an image for a branch.
 func (p *plan) replaces(f *Fleet, image, ref string) bool {
 	return slices.ContainsFunc(p.batch, func(r *request) bool {
 		return r.bump.Image.Name == image && f.pushRef(image) == ref
@@ -302,6 +302,8 @@ func (p *plan) edit(w *world, c *chain, policy marker.Policy, value marker.Value
 	return e, err
 }
 
+// filesOf are the files that markers are in, each once. The markers are in the order
+// of their files.
 func filesOf(sites []Found) []string {
 	var files []string
 	for _, site := range sites {
@@ -312,8 +314,9 @@ func filesOf(sites []Found) []string {
 	return files
 }
 
-// commit makes a signed commit, and checks it with the keys that will judge it:
-// a ledger that we could not read again would stop everything.
+// commit makes a signed commit. It verifies the signature with the public keys that
+// will judge it later, since a ledger entry that we could not verify would stop every
+// promotion after it.
 func (f *Fleet) commit(p *plan, tree, parent gitops.Hash, message string, author gitops.Person) (gitops.Hash, error) {
 	committer := f.Author
 	committer.When = f.Now()

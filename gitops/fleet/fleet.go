@@ -170,9 +170,9 @@ func (f *Fleet) Close() error {
 	return f.store.Close()
 }
 
-// Known tells which policies are ours, so that markers of others are counted
-// and not reported. An image that Promoted or Promote was asked about is known
-// without it.
+// Known says which policies the images of the config have that go to this target.
+// Markers of other policies are counted, and nothing else is said of them. The policy
+// of an image that Promoted or Promote was asked about is known without it.
 func (f *Fleet) Known(policies []marker.Policy) { f.known.set(policies) }
 
 // Target is what the trailer Towpath-Target says: name, branch and path. A

@@ -65,9 +65,9 @@ func (f *Fleet) entry(ctx context.Context, w *world, image string) (e *Entry, be
 	return onBranch, true, nil
 }
 
-// lost tells whether an image without an entry may have had one. Of a branch whose
-// history is longer than what a search looks at, not all was seen; how much that is
-// depends on the branch alone, so every copy of Towpath says the same.
+// lost tells whether an image without an entry may have had one. It may where the
+// branch's history is longer than a search looks at. How far a search looks depends
+// on the branch alone, so every copy of Towpath says the same.
 func (f *Fleet) lost(ctx context.Context, w *world, image string, entry *Entry) (*LostError, error) {
 	if entry != nil {
 		return nil, nil
@@ -139,18 +139,23 @@ func (f *Fleet) follows(ctx context.Context, found, ledger *Entry) (bool, error)
 	return found.When.After(ledger.When), nil
 }
 
-// notReplayed refuses a ledger that somebody who may push refs has set to another
-// bump that we signed than the newest: what was promoted since, and reverted by a
-// person, would be promoted once more. It was set back where the branch or the
-// review branch holds a newer bump, and where the branch has a squash or a rebase of
-// ours that tells of the very source commit that is to be promoted now. It comes from
-// another repository, whose Towpath has our key and target's name, where it has no
-// history in common with a branch that holds a bump of ours; where the branch holds
-// none, an administrator may have begun its history anew, and the entry counts, but
-// nothing of it is written to the branch (Bump.Fill).
+// notReplayed refuses to promote where the ledger was set to another bump of ours
+// than the newest, as somebody may do who can push refs. Otherwise what was promoted
+// after that bump, and reverted by a person, would be promoted once more.
 //
-// A proposal that was rejected leaves nothing that could tell: its branch is gone. So
-// whoever may set the ledger back has it proposed once more, for another review.
+// The ledger was set back where
+//   - the branch or the review branch holds a newer bump of ours, or
+//   - a squash or a rebase of ours on the branch tells of the very source commit that
+//     is to be promoted now.
+//
+// It is of another repository, whose Towpath has our key and our target's name, where
+// it has no history in common with a branch that holds a bump of ours. A branch
+// without any bump of ours may be one whose history an administrator began anew: then
+// the entry counts, but its image is not written to the branch (Bump.Fill).
+//
+// One case cannot be seen: a rejected proposal leaves nothing behind once its branch
+// is deleted. Who sets the ledger back to before it has it proposed once more, for
+// another review.
 func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, b Bump) error {
 	ledger, found := gitops.Hash{}, false
 	if e != nil {
@@ -211,15 +216,15 @@ func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, b Bump) err
 	return nil
 }
 
-// newer tells whether one bump of ours was made after another: it stands on the
-// other, whatever our clock said; where neither stands on the other, only the clock
-// tells.
+// newer tells whether one bump of ours was made after another: because it descends
+// from the other or, where neither descends from the other, by our own clock.
 func (f *Fleet) newer(ctx context.Context, one, other *Entry) (bool, error) {
 	above, err := f.history.contains(ctx, one.Bump, other.Bump)
 	return above || one.When.After(other.When), err
 }
 
-// whole tells whether commits are a history down to its first commit.
+// whole tells whether these commits are a complete history: every parent of one is
+// another of them.
 func whole(commits []gitops.Commit) bool {
 	among := map[gitops.Hash]bool{}
 	for _, c := range commits {

@@ -9,9 +9,8 @@ import (
 	"towpath.dev/towpath/gitops/store"
 )
 
-// Manifests visits every YAML file of the branch as it is now, below update.path
-// or not, once for each path. A file that one of the visits keeps must be copied.
-// It asks the server, and changes nothing.
+// Manifests asks the server for the branch and visits every YAML file of it, below
+// update.path or not. content is only valid until visit returns. It changes nothing.
 func (f *Fleet) Manifests(ctx context.Context, visit func(file string, content []byte)) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -19,7 +19,7 @@ type trial struct {
 	err     error
 }
 
-// errDiscarded: the server said that the push was applied, and it was not.
+// errDiscarded says that the server reported a push as applied, and it was not.
 var errDiscarded = errors.New("the server reported success and changed nothing")
 
 // explain adds what became of the last push to an error that came after it.
@@ -30,8 +30,8 @@ func (t *trial) explain(err error) error {
 	return fmt.Errorf("%w (the last push: %w)", err, t.err)
 }
 
-// moved: a ref that the push was to change is not what it was. If it is ours
-// now, confirm has noticed.
+// moved tells whether a ref that the push was to change has changed meanwhile. If it
+// was our push that changed it, confirm has noticed before.
 func (t *trial) moved(w *world) bool {
 	return slices.ContainsFunc(t.updates, func(u wire.Update) bool { return w.refs[u.Ref] != u.Old })
 }
@@ -104,9 +104,9 @@ func (f *Fleet) pushOptions() []string {
 type outcome int
 
 const (
-	again   outcome = iota // a race, a lost answer: try once more
-	refused                // the server has a rule against something in it
-	broken                 // it cannot be pushed to at all
+	again   outcome = iota // a race or a lost answer: try once more
+	refused                // the server has a rule against something in the push
+	broken                 // nothing can be pushed to this server now
 )
 
 // examine tells a race from a refusal by what the refs say now: servers have
@@ -157,8 +157,8 @@ func (f *Fleet) withoutLedger(w *world, r *request, last *trial) outcome {
 	return again
 }
 
-// contended: the words by which servers say that somebody else holds a ref at
-// this moment, although it has not moved yet.
+// contended tells by the server's words whether somebody else was changing a ref at
+// the same moment, although it has not moved yet.
 func contended(rejected *wire.RejectedError) bool {
 	for _, reason := range rejected.Refs {
 		reason = strings.ToLower(reason)

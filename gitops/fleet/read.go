@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/store"
@@ -51,6 +49,8 @@ func (f *Fleet) Promoted(ctx context.Context, image Image) (State, error) {
 // maxMends is how often a damaged copy is begun anew before that is an error.
 const maxMends = 2
 
+// judged is state within its time. damaged: the copy was thrown away, and another
+// reading may succeed.
 func (f *Fleet) judged(ctx context.Context, w *world, image Image) (s State, damaged bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -62,9 +62,9 @@ func (f *Fleet) judged(ctx context.Context, w *world, image Image) (s State, dam
 	return s, f.damaged(err), err
 }
 
-// damaged tells whether an error comes from the copy on disk, which is a cache,
-// and begins it anew then. What was concluded from it stays true: every object
-// was hashed when it was read.
+// damaged tells whether an error comes from damage to the copy on disk, and if so
+// throws the copy away, so that the next reading fetches again. What was concluded
+// before stays true: every object was hashed when it was read.
 func (f *Fleet) damaged(err error) bool {
 	if !errors.Is(err, store.ErrCorrupt) {
 		return false
@@ -102,7 +102,8 @@ func (f *Fleet) state(ctx context.Context, w *world, image Image) (State, error)
 	}, nil
 }
 
-// keepsLedger: the server has ledger refs of this target, so it takes them.
+// keepsLedger tells whether the server has ledger refs of this target, and so takes
+// them.
 func (f *Fleet) keepsLedger(w *world) bool {
 	for ref := range w.refs {
 		if strings.HasPrefix(ref, f.ledgerPrefix()) {
@@ -125,6 +126,7 @@ func (f *Fleet) read(ctx context.Context) (*world, error) {
 	return w, err
 }
 
+// look is one attempt at read.
 func (f *Fleet) look(ctx context.Context) (*world, error) {
 	refs, err := f.Remote.Refs(ctx, f.prefixes()...)
 	if err != nil {
@@ -277,90 +279,7 @@ func (f *Fleet) watchKeys() error {
 	return nil
 }
 
-// fault tells which target failed at what.
+// fault adds to an error the target, and the step that failed.
 func (f *Fleet) fault(step string, err error) error {
 	return fmt.Errorf("target %s: %s: %w", f.Name, step, err)
-}
-
-// readings lets concurrent callers share one reading.
-type readings struct {
-	mu      sync.Mutex
-	running *reading // began already: a caller that comes now must not join it
-	next    *reading // begins when running ends
-	last    *reading // ended well
-}
-
-type reading struct {
-	begun time.Time
-	done  chan struct{}
-	world *world
-	err   error
-}
-
-func (r *readings) get(ctx context.Context, f *Fleet) (*world, error) {
-	mine := r.join(f)
-	select {
-	case <-mine.done:
-		return mine.world, mine.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (r *readings) join(f *Fleet) *reading {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.last != nil && time.Since(r.last.begun) <= f.MaxAge:
-		return r.last
-	case r.running == nil:
-		r.running = &reading{done: make(chan struct{})}
-		r.start(f, r.running)
-		return r.running
-	case r.next == nil:
-		r.next = &reading{done: make(chan struct{})}
-	}
-	return r.next
-}
-
-func (r *readings) start(f *Fleet, it *reading) {
-	it.begun = time.Now()
-	f.work.Go(func() {
-		// Held to the end: a push in between would make this reading old news.
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		ctx, cancel := context.WithTimeout(f.life, f.patience)
-		defer cancel()
-		it.world, it.err = f.read(ctx)
-		if it.err = f.slow(ctx, it.err); it.err == nil {
-			it.world.rewritten, f.rewritten = f.rewritten, "" // its callers are told, once
-		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if it.err == nil {
-			r.last = it
-		}
-		r.running, r.next = r.next, nil
-		if r.running != nil {
-			r.start(f, r.running)
-		}
-		close(it.done)
-	})
-}
-
-// young returns the last reading if it is not older than that.
-func (r *readings) young(age time.Duration) *world {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.last == nil || time.Since(r.last.begun) > age {
-		return nil
-	}
-	return r.last.world
-}
-
-// forget makes the next caller read: we have just changed the world.
-func (r *readings) forget() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.last = nil
 }

@@ -2,32 +2,27 @@ package fleet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"text/template"
 
-	"github.com/pmezard/go-difflib/difflib"
-
 	"towpath.dev/towpath/gitops"
-	"towpath.dev/towpath/gitops/store"
 )
 
-// A review branch is Towpath's own. It holds one commit an image, the newest,
-// in a chain on the branch. It is made anew, on the branch's newest head, when
-// an image on it gets a newer source commit, or when what it changes no longer
-// merges; otherwise it stays as it is however the branch moves on, so that
-// approvals last. When one of several images on it is bumped, the others'
-// commits are made again on the new head with the same messages, unless they
-// can stay as they are.
+// A review branch is Towpath's own. It holds one commit for each image, the newest,
+// in a chain on top of the branch. It is made anew, on the branch's newest head, in
+// two cases: an image on it gets a newer source commit, or what it changes no longer
+// merges. Otherwise it stays as it is, however the branch moves on, so that approvals
+// last. When one of several images on it is bumped, the commits of the others are made
+// again on the new head with the same messages, unless they can stay as they are.
 //
-// It is ours as long as its tip is, and what ours stand on was the branch's head
-// when we signed. A commit of somebody else is therefore always above ours; it
-// stops us, and so does a merge by anybody. That is read from the review branch
-// alone, so that every copy of Towpath reads it alike.
+// The branch is ours as long as its tip is. The commit that our oldest one stands on
+// was the branch's head when we signed, so a commit of somebody else can only be above
+// ours. Such a commit stops us, and so does a merge by anybody. All of that is read
+// from the review branch alone, so that every copy of Towpath reads it alike.
 
-// reviewed: bumps go to a branch for review first.
+// reviewed tells whether bumps go to a review branch first.
 func (f *Fleet) reviewed() bool { return f.PushBranch != "" && f.PushBranch != f.Branch }
 
 // pushRef is where an image's bumps go.
@@ -38,6 +33,7 @@ func (f *Fleet) pushRef(image string) string {
 	return f.branchRef()
 }
 
+// reviewRef is the ref of the review branch of an image; without reviews, the branch.
 func (f *Fleet) reviewRef(image string) string {
 	if !f.reviewed() {
 		return f.branchRef()
@@ -127,10 +123,10 @@ func (f *Fleet) proposals(ctx context.Context, w *world, image string) (*proposa
 	return p, nil
 }
 
-// ownChain reads the proposals from the newest down, as long as they are ours.
-// What the oldest of them stands on was the branch's head when we signed it:
-// where that is not on the branch any more, the branch was reset, and what is
-// below is not somebody else's work on the review branch.
+// ownChain reads the proposals from the newest down, as long as they are ours. The
+// commit below the oldest of them was the branch's head when we signed. If the branch
+// does not have it any more, the branch was reset; it is not somebody else's work on
+// the review branch.
 func (f *Fleet) ownChain(p *proposals, pending map[gitops.Hash]gitops.Commit, newest gitops.Commit) error {
 	for c, left := newest, true; left; c, left = pending[p.base] {
 		r, _, err := f.ownProposal(c)
@@ -161,94 +157,4 @@ func (f *Fleet) ownProposal(c gitops.Commit) (r *record, reason string, err erro
 		return nil, "it is a merge", nil
 	}
 	return r, "", nil
-}
-
-// stale tells whether an image's proposal would no longer merge as it should: the
-// branch was reset to before the commit that the proposal stands on, or has changed, since the commit that it stands on, a line that it edits or one next
-// to it. That is where git sees a conflict.
-func (f *Fleet) stale(ctx context.Context, w *world, image Image, proposed *proposals, entry *Entry) (bool, error) {
-	if proposed.base == w.head {
-		return false, nil
-	}
-	still, err := f.history.contains(ctx, w.head, proposed.base)
-	if err != nil {
-		return false, err
-	}
-	if !still {
-		return true, nil // the branch was reset: merged, the proposal would bring back what was taken away
-	}
-	base, err := f.store.Commit(proposed.base)
-	if err != nil {
-		return false, err
-	}
-	then, _, err := f.scanner.view(ctx, f.store, base.Tree, f.path)
-	if err != nil {
-		return false, err
-	}
-	edited := map[string][]int{}
-	for _, site := range then.sites[image.Policy] {
-		if !holds(site, entry.Ref) {
-			edited[site.File] = append(edited[site.File], site.Line)
-		}
-	}
-	for file, lines := range edited {
-		now, err := resolve(f.store, w.tree, strings.Split(file, "/"))
-		var link *LinkError
-		if errors.As(err, &link) || err == nil && now.Hash.IsZero() {
-			return true, nil // what the proposal edits is gone
-		}
-		if err != nil {
-			return false, err
-		}
-		if now.Hash == then.files[file] {
-			continue
-		}
-		before, err := f.store.Blob(then.files[file])
-		if err != nil {
-			return false, err
-		}
-		after, err := f.store.BlobUpTo(now.Hash, maxFile)
-		if errors.Is(err, store.ErrLarge) {
-			return true, nil // what the proposal edits is not looked into any more
-		}
-		if err != nil {
-			return false, err
-		}
-		if touches(string(before), string(after), lines) {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// maxCompared bounds the lines of before times those of after that are compared
-// one by one: it takes as many steps, if somebody has made them so.
-const maxCompared = 4 << 20
-
-// touches tells whether the change from before to after affects one of these
-// lines of before, counted from 1, or a neighbour. Of a change that is too large
-// to be looked into, all from its first line to its last counts.
-func touches(before, after string, lines []int) bool {
-	a, b := difflib.SplitLines(before), difflib.SplitLines(after)
-	first := 0
-	for first < len(a) && first < len(b) && a[first] == b[first] {
-		first++
-	}
-	end, endB := len(a), len(b)
-	for end > first && endB > first && a[end-1] == b[endB-1] {
-		end, endB = end-1, endB-1
-	}
-	affects := func(from, to int) bool { // of a, counted from 0
-		return slices.ContainsFunc(lines, func(line int) bool { return first+from <= line && first+to >= line-1 })
-	}
-	a, b = a[first:end], b[first:endB]
-	if len(a)*len(b) > maxCompared {
-		return affects(0, len(a))
-	}
-	for _, op := range difflib.NewMatcherWithJunk(a, b, false, nil).GetOpCodes() {
-		if op.Tag != 'e' && affects(op.I1, op.I2) {
-			return true
-		}
-	}
-	return false
 }
