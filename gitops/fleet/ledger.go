@@ -169,7 +169,18 @@ func (f *Fleet) notReplayed(ctx context.Context, w *world, e *Entry, b Bump) err
 		return err
 	}
 	fault := func(format string, args ...any) error {
-		return &LedgerError{Ref: f.ledgerRef(e.Image), Commit: ledger, Err: fmt.Errorf(format, args...)}
+		// A server lists refs one after the other. Where another copy of Towpath has
+		// pushed in between, it shows the branch as after that push, and the ledger as
+		// before: so nobody is suspected by one look.
+		ref := f.ledgerRef(e.Image)
+		now, err := f.Remote.Refs(ctx, ref)
+		switch {
+		case err != nil:
+			return err
+		case now[ref] != ledger:
+			return ErrMoved
+		}
+		return &LedgerError{Ref: ref, Commit: ledger, Err: fmt.Errorf(format, args...)}
 	}
 	apart := !cut && whole(newer)
 	for _, c := range newer {

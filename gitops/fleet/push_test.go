@@ -209,6 +209,29 @@ func (y *yard) promoteAll(f *Fleet, images []Image, n int) []error {
 	return errs
 }
 
+// A server may show the branch as after another copy's push, and the ledger as before
+// it: that is no ledger that somebody has set back.
+func TestBranchIsListedAfterAPushAndLedgerBefore(t *testing.T) {
+	t.Parallel()
+	files, images := many(1)
+	y := newYard(t, files)
+	a, b := y.fleet(), y.fleet()
+	first := y.promote(a, images[0], 1)
+	decided := bumpTo(images[0], 3, y.state(a, images[0]))
+	y.promote(b, images[0], 2)
+
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	w, err := a.read(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.refs[a.ledgerRef(images[0].Name)] = first.Bump
+	if _, _, err := a.admit(t.Context(), w, decided); !errors.Is(err, ErrMoved) {
+		t.Errorf("got %v, want to decide again", err)
+	}
+}
+
 func TestTwoCopies(t *testing.T) {
 	t.Parallel()
 	files, images := many(4)
