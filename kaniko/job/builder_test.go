@@ -298,6 +298,14 @@ func TestEndings(t *testing.T) {
 			log: log + "error building image: waiting for process to exit: exit status 2\n", fault: true,
 			want: "build: RUN make all: exit status 2", tail: "RUN make all\nmake: no rule\nerror building image: waiting for process to exit: exit status 2",
 		},
+		"a RUN step fails, in long lines": {
+			status: func(p *corev1.Pod) corev1.PodStatus {
+				return phase(corev1.PodFailed, fetched(p), ran(p, "kaniko", 1, "", ""))
+			},
+			log: strings.Repeat(strings.Repeat("x", 16<<10)+"\n", 90) + log + "error building image: waiting for process to exit: exit status 2\n", fault: true,
+			want: "build: RUN make all: exit status 2",
+			tail: strings.Repeat(strings.Repeat("x", 400)+"…\n", 17) + "RUN make all\nmake: no rule\nerror building image: waiting for process to exit: exit status 2",
+		},
 		"its registry is away": {
 			status: func(p *corev1.Pod) corev1.PodStatus {
 				return phase(corev1.PodFailed, fetched(p), ran(p, "kaniko", 1, "", ""))

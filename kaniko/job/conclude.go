@@ -21,8 +21,11 @@ import (
 )
 
 const (
-	tailLines = 100       // lines of kaniko's log that are asked for
-	tailBytes = 256 << 10 // and bytes
+	tailLines = 100 // lines of kaniko's log that are asked for
+	// tailBytes bounds what comes. A limit keeps the beginning of those lines and
+	// drops the end, which tells whose fault it was, so it is more than nodes keep
+	// of a log.
+	tailBytes = 16 << 20
 	// unreadable is how long the log of a failed build may be out of reach before the
 	// failure is recorded without.
 	unreadable = 10 * time.Minute
