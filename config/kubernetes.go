@@ -84,10 +84,11 @@ type Token struct {
 // DefaultTokenPath is Token.Path where none is given.
 const DefaultTokenPath = "/var/run/secrets/towpath.dev/identity/token" //nolint:gosec // G101 sees a secret in a file's name
 
-// Flux is what of Flux watches a target's repository.
+// Flux names the objects of Flux that watch a target's repository.
 type Flux struct {
 	// GitRepository is asked to pull at once after a bump, where Towpath may
-	// patch it.
+	// patch it. Events are about it, and its namespace is that of
+	// .AutomationObject in a messageTemplate.
 	GitRepository GitRepository `json:"gitRepository"`
 }
 

@@ -6,7 +6,7 @@ import (
 	flux "github.com/fluxcd/image-automation-controller/api/v1"
 )
 
-// APIVersion and Kind head the file.
+// APIVersion and Kind are what every file has to begin with.
 const (
 	APIVersion = "towpath.dev/v1"
 	Kind       = "Config"
@@ -119,8 +119,8 @@ type Target struct {
 	// next source commit is promoted again. hold: nothing is, until an accept
 	// says so. Default next.
 	AfterRevert string `json:"afterRevert"`
-	// Flux is what of Flux watches this repository; left out: Flux finds a bump
-	// when it polls next.
+	// Flux names the object of Flux that watches this repository. Left out: Flux
+	// finds a bump when it polls next, and nobody is told of this target's events.
 	Flux *Flux `json:"flux,omitempty"`
 }
 
