@@ -19,11 +19,11 @@ func jittered(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.9 + 0.2*rand.Float64()))
 }
 
-// backOff is how long to wait after so many failures in a row: first an
-// interval or five seconds, doubled each time up to fifteen intervals or a
-// quarter of an hour, whichever is shorter, so that who polls often also
-// learns soon that a fault is over. It is never shorter than what the other
-// side asked for, however long that is.
+// backOff is how long to wait after so many failures in a row. The first wait is one
+// interval or five seconds, whichever is shorter; it is doubled with each failure, up
+// to fifteen intervals or a quarter of an hour, whichever is shorter. So whoever polls
+// often also learns soon that a fault is over. The wait is never shorter than what the
+// other side asked for.
 func backOff(failures int, interval time.Duration, err error) time.Duration {
 	first, longest := firstWait, longestWait
 	if interval > 0 {

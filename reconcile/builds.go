@@ -8,11 +8,11 @@ import (
 	"towpath.dev/towpath/kaniko"
 )
 
-// Builds keeps the work on images within bounds: each order is worked on once
-// however many deliveries ask for it, so many are built at a time, and a build
-// that failed by its own fault is not repeated, unless its builder keeps the
-// failure and says so itself. What is remembered here is lost with the process
-// and costs one build then. Safe for concurrent use.
+// Builds keeps the work on images within bounds. Each order is worked on once,
+// however many deliveries ask for it. Only so many are built at a time. And a build
+// that failed by its own fault is not repeated while the process lives; where the
+// builder itself remembers failures (kaniko.BuildError.Kept), as Jobs do, it is asked
+// again. It is safe for concurrent use.
 type Builds struct {
 	slots chan struct{}
 
@@ -82,6 +82,7 @@ func (b *Builds) Once(ctx context.Context, order kaniko.Order, do func(context.C
 	return f.result, f.err
 }
 
+// fly does the work and hands its result to all who wait for it.
 func (b *Builds) fly(ctx context.Context, id work, f *flight, do func(context.Context) (kaniko.Result, error)) {
 	defer f.cancel()
 	f.result, f.err = do(ctx)
@@ -110,14 +111,15 @@ func (b *Builds) leave(id work, f *flight) {
 	}
 }
 
+// abandoned tells whether nobody waits for the work any more.
 func (f *flight) abandoned(mu *sync.Mutex) bool {
 	mu.Lock()
 	defer mu.Unlock()
 	return f.waiters == 0
 }
 
-// Forget lets builds that failed by their own fault be tried again, because the
-// config changed; those at work, too, should they fail.
+// Forget lets builds that failed by their own fault be tried again, because the config
+// has changed. A build that is at work now and fails counts as one of before.
 func (b *Builds) Forget() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -165,8 +165,9 @@ func decide(rules Rules, promoted fleet.State, choice source.Choice) Verdict {
 	}
 }
 
-// accepted tells whether a person's word for the chosen commit still has
-// something to say: it counts once, which the ledger's entries remember.
+// accepted tells whether a person's word for the chosen commit has an effect now. It
+// has one only once, as the ledger's entries remember; and for the commit that was
+// promoted last only where that was undone, or somebody else wrote over it.
 func accepted(promoted fleet.State, choice source.Choice) bool {
 	entry := promoted.Entry
 	switch {
@@ -181,7 +182,8 @@ func accepted(promoted fleet.State, choice source.Choice) bool {
 	}
 }
 
-// orAccept is a hint with the way around it, unless that was taken before.
+// orAccept adds to a hint that a person may accept a commit instead, unless their word
+// for that commit was used before.
 func orAccept(hint string, entry *fleet.Entry, commit gitops.Hash) string {
 	if !entry.Accepts(commit) {
 		return hint + ": the config's word for " + gitops.Short(commit) + " was used"
@@ -189,8 +191,8 @@ func orAccept(hint string, entry *fleet.Entry, commit gitops.Hash) string {
 	return hint + ", or name " + commit.String() + " in source.accept, with a reason"
 }
 
-// decideSame is the second of the six cases: the newest commit is the one that
-// was promoted.
+// decideSame decides where the newest commit that may be built is the one that was
+// promoted last.
 func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict {
 	switch promoted.Standing {
 	case fleet.Holds:
@@ -230,8 +232,8 @@ func decideSame(promoted fleet.State, choice source.Choice, base string) Verdict
 	}
 }
 
-// decideAhead is the third case: there is a newer commit than that of the newest
-// bump.
+// decideAhead decides where the newest commit that may be built descends from the one
+// that was promoted last.
 func decideAhead(rules Rules, promoted fleet.State, candidate, base string) Verdict {
 	undoing := " was undone by a person"
 	if promoted.Rejected {

@@ -49,8 +49,8 @@ func (p *pulse) late(now time.Time) bool {
 	return due != 0 && now.Sub(time.Unix(0, due)) > overdue
 }
 
-// rounds is how often Once decides anew where another copy of Towpath was
-// faster.
+// rounds is how many rounds Once gives a delivery at most: another one where another
+// copy of Towpath was faster, so that the decision was out of date.
 const rounds = 3
 
 // Once runs one complete round of every delivery and waits for its builds.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"time"
@@ -71,8 +72,8 @@ type Outcome struct {
 	Promote  *Span     `json:"promote,omitempty"` // of the bump, where this round made one or tried to
 	Branch   string    `json:"branch,omitempty"`  // that the bump was pushed to; empty where there was nothing to change
 	Pushed   string    `json:"pushed,omitempty"`  // head of the branch that Flux applies, after the bump was pushed to it
-	// Tip is the head of the branch that Flux applies, as this round read it, where
-	// its markers hold the newest promotion.
+	// Tip is the head of the branch that Flux applies, as this round read it. It is
+	// only set where the markers there hold the newest promotion.
 	Tip   string `json:"-"`
 	Class Class  `json:"-"`
 	Err   error  `json:"-"`
@@ -176,6 +177,25 @@ func (o Outcome) settled(v Verdict) Outcome {
 	return o
 }
 
+// pushed ends a round by a promotion. applied is the branch that Flux applies.
+func (o Outcome) pushed(done fleet.Promotion, applied string) Outcome {
+	o.Bump, o.Branch = hash(done.Bump), done.Branch
+	switch done.Branch {
+	case "": // nothing had to change but the ledger
+	case applied:
+		o.Pushed = hash(done.Head)
+	default:
+		o.State, o.Hint = Proposed, reviewHint
+		o.Reason = "proposed for review on branch " + done.Branch + ": " + o.Reason
+	}
+	o.Problems = noted(o.Problems, done.Problems)
+	if done.Mirror != nil {
+		o.Notices = append(o.Notices, fmt.Sprintf("the bump was pushed, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
+	}
+	return o
+}
+
+// hash is a commit's hash as outcomes have it; empty: there is no commit.
 func hash(h gitops.Hash) string {
 	if h.IsZero() {
 		return ""

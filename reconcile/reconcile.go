@@ -150,21 +150,8 @@ func (d *Delivery) deliver(ctx context.Context) Outcome {
 	if err != nil {
 		return o.failed("promote", err)
 	}
-	o = o.settled(verdict)
-	o.Bump, o.Behind = hash(done.Bump), len(choice.Refused)
-	switch o.Branch = done.Branch; done.Branch {
-	case "": // nothing had to change but the ledger
-	case d.Rules.Branch:
-		o.Pushed = hash(done.Head)
-	default:
-		o.State, o.Hint = Proposed, reviewHint
-		o.Reason = "proposed for review on branch " + done.Branch + ": " + o.Reason
-	}
-	o.Problems = noted(o.Problems, done.Problems)
-	if done.Mirror != nil {
-		o.Notices = append(o.Notices, fmt.Sprintf("the bump was pushed, but the push to push.refspec failed and is tried again with the next one: %v", done.Mirror))
-	}
-	return o
+	o.Behind = len(choice.Refused)
+	return o.settled(verdict).pushed(done, d.Rules.Branch)
 }
 
 func (d *Delivery) suspended() Outcome {
@@ -174,16 +161,17 @@ func (d *Delivery) suspended() Outcome {
 	}
 }
 
-// stepPatience is how long an application repository or a registry may take for what
-// is asked of it in one step of a round: it takes seconds, but for the first fetch of
-// a repository that is large and far away. Fleet bounds its own work, which several
-// deliveries share, and builders theirs. sizePatience is for what people like to know.
+// stepPatience bounds what one step of a round asks of an application repository or a
+// registry. That takes seconds, except for the first fetch of a repository that is
+// large and far away. Package fleet bounds its own work, which several deliveries
+// share, and builders bound theirs. sizePatience is for the size of an image, which
+// only people want to know.
 const (
 	stepPatience = time.Hour
 	sizePatience = time.Minute
 )
 
-// patiently gives a step its time, and no more.
+// patiently runs a step with a bound on its time.
 func patiently(ctx context.Context, patience time.Duration, step func(context.Context) error) error {
 	limited, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -220,8 +208,8 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	}
 	if entry := promoted.Entry; entry != nil {
 		query.Base = entry.Source
-		// A word that was used chooses nothing any more, so that a branch which
-		// was set back below it is told by its own tip.
+		// A person's word that was used once must not choose a commit again: a branch
+		// that was set back to before that commit is judged by its own tip.
 		query.Accept = maps.Clone(query.Accept)
 		maps.DeleteFunc(query.Accept, func(commit gitops.Hash, _ string) bool { return !entry.Accepts(commit) })
 		o.Base, o.Promoted, o.Bump = hash(entry.Source), entry.Ref, hash(entry.Bump)
@@ -247,16 +235,16 @@ func (d *Delivery) observe(ctx context.Context, o *Outcome) (fleet.State, source
 	return promoted, choice, nil
 }
 
-// maxNotes is how many files an outcome names, and maxNote how much it says of
-// one, in bytes: every round is logged, kept and told, and a commit to the GitOps
-// repository may spoil fifty thousand files.
+// maxNotes is how many files an outcome names, and maxNote how many bytes it says of
+// one. One commit to the GitOps repository may spoil fifty thousand files, and every
+// round is logged, kept in the history and told to others.
 const (
 	maxNotes = 100
 	maxNote  = 2000
 )
 
-// noted adds what is wrong with files to what is known, each once. Of those that
-// are too many it tells how many they are.
+// noted adds to known notes what is wrong with files, each once. Where that is more
+// than maxNotes, the last note says how many are left out.
 func noted(known []string, problems []fleet.Problem) []string {
 	if len(known) > maxNotes {
 		return known // it was told already that there are more
@@ -317,7 +305,7 @@ func (d *Delivery) image(ctx context.Context, commit gitops.Commit) (kaniko.Resu
 	})
 }
 
-// bump says what to commit, as far as it is known before the image is.
+// bump is what to commit, without the image, which may not be built yet.
 func (d *Delivery) bump(promoted fleet.State, choice source.Choice, verdict Verdict) fleet.Bump {
 	bump := fleet.Bump{
 		Image: d.Image, SourceURL: d.SourceURL, SourceRef: d.SourceRef,

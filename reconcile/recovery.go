@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// recoveries lets groups tell each other of hosts that answer again. After a
-// long outage all who need a host wait out long back-offs, each for itself; the
-// first who gets through spares the others the rest of theirs. Its zero value
-// is ready, and safe for concurrent use.
+// recoveries lets groups tell each other of hosts that answer again. After a long
+// outage all deliveries that need a host are in long back-offs, each for itself. The
+// first one that gets through spares the others the rest of theirs. The zero value is
+// ready to use, and safe for concurrent use.
 type recoveries struct {
 	mu   sync.Mutex
 	when map[string]time.Time // by host
@@ -76,10 +76,10 @@ func (t *turn) failed(o Outcome, interval time.Duration) {
 	t.next = now.Add(backOff(t.failures, interval, o.Err))
 }
 
-// cutShort ends the wait for a host that has come back: within an interval, at
-// a moment of its own, so that all who waited are no more at once than ever,
-// and no sooner than the other side asked for. Those who get through before do not
-// hurry it: each of them says, too, that the host is back.
+// cutShort ends the wait for a host that has come back. The next try is at a random
+// moment within one interval, lest all who waited come at once, and no sooner than the
+// other side asked for. It is cut short once: the others who get through meanwhile, and
+// say so as well, do not hurry it any more.
 func (t *turn) cutShort(interval time.Duration) {
 	t.woken = true
 	soon := time.Now().Add(time.Duration(rand.Float64() * float64(interval)))

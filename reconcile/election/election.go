@@ -54,9 +54,10 @@ type times struct {
 	handOver      time.Duration // that work may take to end before the Lease is given away
 }
 
-// usual: a leader asks the API server 1.5 times a minute. It survives an API
-// server that is away for a minute. A Lease that was not given back is taken
-// after 105 seconds, and 88 more until somebody looks.
+// usual are the times of every election but those of tests. A leader asks the API
+// server 1.5 times a minute, and outlasts an API server that is away for a minute. A
+// Lease that was not given back is free after 105 seconds, and is taken within 88 more,
+// when somebody looks.
 var usual = times{
 	leaseDuration: 105 * time.Second, renewDeadline: 90 * time.Second, retryPeriod: 40 * time.Second,
 	request: 5 * time.Second, handOver: 2 * time.Second,
@@ -107,8 +108,8 @@ func (e *Error) Hint() string {
 	return ""
 }
 
-// Forbidden tells whether the Lease is not there for this copy, and will not be
-// before somebody changes something.
+// Forbidden tells whether this copy may not have the Lease, which stays so until
+// somebody changes its rights.
 func Forbidden(err error) bool { return apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err) }
 
 // Check tries the rights that an election needs, and changes nothing. Errors
@@ -272,8 +273,9 @@ func (e *Election) tell(leading bool) {
 // watchAgain bounds the pauses between watches that fail.
 const watchAgain = 15 * time.Second
 
-// watch tells when the Lease is to be had, until the context ends or this copy
-// leads, and how long to wait for this candidacy to have it. Where watching is not allowed, those who wait look now and then.
+// watch calls free when the Lease seems to be free, with how long this candidacy
+// should be given to take it, until the context ends or this copy leads. Where it may
+// not watch, it returns, and the Lease is looked at in the usual periods.
 func (e *Election) watch(ctx context.Context, leads func() bool, free func(pause time.Duration)) {
 	for pause := time.Second; !leads(); pause = min(2*pause, watchAgain) {
 		err := e.watchOnce(ctx, leads, func(wait time.Duration) { pause = time.Second; free(wait) })
