@@ -21,7 +21,7 @@ import (
 // secret and is written as JSON into build Jobs and build directories.
 type Order struct {
 	Image       string            `json:"image"`                // the image's name in the config, a DNS label
-	Source      Source            `json:"source"`               //
+	Source      Source            `json:"source"`               // the commit that is built
 	Path        string            `json:"path"`                 // the build context inside the repository; "." is its root
 	Dockerfile  string            `json:"dockerfile"`           // relative to Path
 	Target      string            `json:"target,omitempty"`     // the stage to build; empty: the last
@@ -30,7 +30,7 @@ type Order struct {
 	KanikoArgs  []string          `json:"kanikoArgs,omitempty"` // further arguments of kaniko, see executor.CheckArguments
 	Executor    string            `json:"executor"`             // digest of the kaniko executor or of its image, sha256:<hex>
 	Policy      string            `json:"policy"`               // digest of the rules that the commit passed, sha256:<hex>
-	Destination Destination       `json:"destination"`          //
+	Destination Destination       `json:"destination"`          // where the image goes
 	Pull        Pull              `json:"pull,omitzero"`        // base images behind a credential
 }
 
@@ -68,9 +68,9 @@ type Key string
 
 // Key is the SHA-256 of the order's inputs, as canonical JSON (fields in the
 // order of the declaration, map keys sorted). Where the image goes, its tag and
-// the config's name for it are no part of it. The version is another whenever
-// the same inputs make another image: what was sealed under an older one is not
-// adopted. Version 1 had no arguments of kaniko.
+// the config's name for it are no part of it. Version is raised whenever the same
+// inputs come to make another image, so that what was sealed before is not adopted.
+// Version 1 had no arguments of kaniko.
 func (o Order) Key() Key {
 	inputs := struct {
 		Version    int
@@ -194,7 +194,7 @@ type BuildError struct {
 	Step string // fetch, build or publish
 	Log  string // file that holds the whole output; empty if none was written
 	Tail string // the last lines that tell why, cleaned
-	Kept bool   // the builder keeps it and says so again when asked: it need not be remembered
+	Kept bool   // the builder itself remembers this failure, and returns it again when it is asked for the same build
 	Err  error
 }
 

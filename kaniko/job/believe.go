@@ -50,10 +50,9 @@ func jobDiffers(live, want *batchv1.Job) string {
 	return differs("spec", got, rendered)
 }
 
-// podDiffers says where a pod is not what a Job's template asks for; empty: it
-// is. What the cluster decides about every pod is passed over: where it runs,
-// how important it is, its SELinux label, and how much it may use where the
-// template does not say.
+// podDiffers says where a pod is not what a Job's template asks for; empty: it is.
+// What a cluster decides about pods is not compared: on which node it runs, its
+// priority, its SELinux label, and its resources.
 func podDiffers(pod *corev1.Pod, job *batchv1.Job) string {
 	owner := metav1.GetControllerOf(pod)
 	if owner == nil || owner.UID != job.UID || owner.Kind != "Job" {

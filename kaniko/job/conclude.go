@@ -31,8 +31,8 @@ const (
 	unreadable = 10 * time.Minute
 )
 
-// conclude judges a build that has ended by itself. What the watches show is not
-// enough for it: Job and pod are read anew, from the API server.
+// conclude judges a build that has ended by itself. A result is worth more than what
+// the watches show, so Job and pod are first read anew from the API server.
 func (b *Builder) conclude(ctx context.Context, want, known *batchv1.Job, seen *corev1.Pod) (Built, error) {
 	limited, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
@@ -168,8 +168,8 @@ func (b *Builder) blame(ctx context.Context, job *batchv1.Job, pod *corev1.Pod, 
 	return fault
 }
 
-// opening is how a private address is opened to build Jobs: NetworkPolicies keep
-// them from it, and the config alone changes none.
+// opening says what opens a private address to build Jobs: a line of the config and,
+// since the config changes no NetworkPolicy, a rule of one.
 func (b *Builder) opening(address string) string {
 	host, port, _ := net.SplitHostPort(address)
 	bits := 32
@@ -252,7 +252,7 @@ func (b *Builder) record(ctx context.Context, job *batchv1.Job, fault *kaniko.Bu
 	}
 }
 
-// recorded is the failure that a Job is the record of, or nil.
+// recorded is the build's own failure that is written down at a Job; nil: none is.
 func recorded(job *batchv1.Job) error {
 	text := job.Annotations[annotationFailure]
 	end := ending(job)

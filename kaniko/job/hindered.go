@@ -30,7 +30,7 @@ type looks struct {
 	pause time.Duration
 }
 
-// begin is told that the build has been at the same thing since then.
+// begin plans the first look, so long after the build came to be at what it is at.
 func (l *looks) begin(since time.Time, first time.Duration) {
 	l.next, l.pause = since.Add(first), first
 }
@@ -48,8 +48,8 @@ func (l *looks) due(now time.Time) bool {
 // missing is what a kubelet says of a volume that it cannot make.
 var missing = regexp.MustCompile(`(?i)\b(secret|configmap) "([a-z0-9.-]+)" not found|references non-existent (?:secret|config) key`)
 
-// hindered says what keeps a build from beginning that waiting does not mend; nil
-// where nothing is known of that.
+// hindered says what keeps a build from beginning, if waiting does not mend it; nil:
+// nothing of that kind is known.
 func (b *Builder) hindered(ctx context.Context, job *batchv1.Job, pod *corev1.Pod) error {
 	var of types.UID
 	if pod == nil {

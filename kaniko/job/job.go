@@ -125,8 +125,8 @@ func (b *Builder) Retire() {
 // ExecutorDigest is the digest of kaniko's image, sha256:<hex>.
 func (b *Builder) ExecutorDigest() (string, error) { return Pinned(b.settings.Kaniko) }
 
-// look returns what is to be seen of the namespace. done must be called when it
-// is needed no more; some time after the last one the watches end.
+// look returns the watches of the namespace, and begins them if need be. done must be
+// called when they are needed no more: they end some time after the last caller's.
 func (b *Builder) look(ctx context.Context) (seen *sight, done func(), err error) {
 	b.mu.Lock()
 	if b.closed {
@@ -160,7 +160,7 @@ func (b *Builder) look(ctx context.Context) (seen *sight, done func(), err error
 	return seen, done, nil
 }
 
-// blink ends watches that nobody has needed for a while.
+// blink ends the watches if nobody needs them by now.
 func (b *Builder) blink() {
 	b.mu.Lock()
 	sight := b.sight

@@ -22,8 +22,8 @@ type state int
 const (
 	going     state = iota // it waits or works
 	succeeded              // its last step ended well
-	failed                 // a step ended badly by itself: whose fault that is, its words say
-	broken                 // the machinery failed
+	failed                 // a step ended badly by itself; its report or log says whose fault that is
+	broken                 // the machinery failed, not the build
 )
 
 // verdict is what a Job and its pod say of a build.
@@ -40,9 +40,10 @@ type verdict struct {
 // a Secret or ConfigMap that is not there, which hindered finds out before.
 const startup = 5 * time.Minute
 
-// judge tells how a build stands from its Job and the pod of it, nil if there is
-// none. The pod's word comes before the Job's, which is a second or two behind.
-// It looks at no clock: this machine's may differ from the cluster's.
+// judge tells how a build stands, from its Job and the Job's pod; pod is nil where
+// there is none. Where both say something the pod counts, since the Job's status is a
+// second or two behind. No clock is looked at: this machine's may differ from the
+// cluster's.
 func judge(job *batchv1.Job, pod *corev1.Pod) verdict {
 	breaks := func(format string, args ...any) verdict {
 		return verdict{state: broken, err: fmt.Errorf(format, args...)}
@@ -169,6 +170,8 @@ func judgeFailed(pod *corev1.Pod) verdict {
 	return verdict{state: broken, err: fmt.Errorf("its pod failed and no step of it did: %s", reasonOf(pod.Status.Reason, pod.Status.Message))}
 }
 
+// outOfMemory is the hint where a step was killed for want of memory; only kaniko's
+// limit is the user's to raise.
 func outOfMemory(step string) string {
 	if step == stepBuild {
 		return "raise builder.kubernetes.resources.limits.memory, or have the Dockerfile need less"
@@ -176,8 +179,8 @@ func outOfMemory(step string) string {
 	return ""
 }
 
-// hopeless are the reasons for which a container waits and that waiting does not
-// mend. The kubelet goes on trying for ever.
+// hopeless are the reasons for a container to wait that no waiting mends, although the
+// kubelet would go on trying for ever.
 var hopeless = []string{
 	"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable", "SignatureValidationFailed",
 	"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff",

@@ -75,8 +75,8 @@ var errAgain = errors.New("again")
 // round is the story. Dying anywhere in it leaves a Job, and the next round, here
 // or in another process, goes on with it.
 //
-// Hundreds may wait at the same time, so while it does nothing is kept but what
-// the watches show: the Job as rendered is rendered again.
+// Hundreds of rounds may wait at the same time. So none keeps its rendered Job while
+// it waits: what the watches hold is enough, and the Job is rendered again afterwards.
 func (b *Builder) round(ctx context.Context, seen *sight, what Job) (Built, error) {
 	want, err := Render(b.settings, what)
 	if err != nil {
@@ -106,8 +106,9 @@ func (b *Builder) round(ctx context.Context, seen *sight, what Job) (Built, erro
 	return b.conclude(ctx, want, live, pod)
 }
 
-// obtain finds the Job, or makes it when it is its turn. release says that the
-// Job was seen, and its turn is over; it may be called again.
+// obtain finds the Job, or makes it when it is its turn. The caller calls release
+// when the watch shows the Job, and at the end: then its turn is over, and the Job
+// itself counts as one at work. It may be called more than once.
 func (b *Builder) obtain(ctx context.Context, seen *sight, want *batchv1.Job) (live *batchv1.Job, release func(), err error) {
 	changed, forget := seen.listen(want.Name)
 	defer forget()
@@ -145,7 +146,7 @@ func (b *Builder) obtain(ctx context.Context, seen *sight, want *batchv1.Job) (l
 	} else if err == nil {
 		b.log.Info("build Job made", "job", live.Name, "uid", live.UID, "image", want.Labels[labelImage], "commit", want.Annotations[annotationCommit])
 		if place := jobDiffers(live, want); place != "" {
-			// It would be built to its end, not be believed, and be built again.
+			// Left alone, it would be built to its end without being believed.
 			release()
 			return nil, nil, b.discard(ctx, live, hinted{fmt.Errorf("it was changed on its way into the cluster: %s", place),
 				"see which admission webhook or policy changes Jobs in namespace " + want.Namespace + ", and keep it from that"})
@@ -159,7 +160,8 @@ func (b *Builder) obtain(ctx context.Context, seen *sight, want *batchv1.Job) (l
 	return live, release, nil
 }
 
-// there is the Job of a name as last seen, unless it was removed since.
+// there is the Job of a name as the watch shows it; nil: there is none, or it is
+// being removed.
 func (b *Builder) there(seen *sight, name string) *batchv1.Job {
 	job := seen.job(b.settings.Namespace, name)
 	if job == nil || job.DeletionTimestamp != nil {
@@ -294,8 +296,9 @@ func (b *Builder) find(ctx context.Context, job *batchv1.Job) (*batchv1.Job, err
 	return now, err
 }
 
-// giveWay waits for the end of a Job that has our name and is not ours, since
-// its maker may be another version of us, and removes it then.
+// giveWay waits for the end of a Job that has our Job's name and is not as we render
+// it, and then removes it. It waits because another version of Towpath may have made it
+// and may wait for it.
 func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job, place string) error {
 	changed, forget := seen.listen(foreign.Name)
 	defer forget()
@@ -387,7 +390,8 @@ func (b *Builder) remove(ctx context.Context, job *batchv1.Job) error {
 	return nil
 }
 
-// onlyOnce makes further calls do nothing.
+// onlyOnce returns a function of which only the first call does something. Unlike
+// sync.OnceFunc it is for one goroutine.
 func onlyOnce(do func()) func() {
 	called := false
 	return func() {

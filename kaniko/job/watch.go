@@ -26,8 +26,8 @@ const (
 	firstSight = 30 * time.Second
 )
 
-// sight is what is to be seen of the builds' namespace: Towpath's Jobs and their
-// pods, kept up to date by a watch of each. Nothing is ever polled for.
+// sight is what the API server shows of the builds' namespace: Towpath's Jobs and
+// their pods, kept up to date by one watch of each. Nothing is polled.
 type sight struct {
 	jobs, pods cache.SharedIndexInformer
 	stop       context.CancelFunc
@@ -209,7 +209,7 @@ func (s *sight) pod(job types.UID) *corev1.Pod {
 	return found
 }
 
-// live counts the Jobs that have not ended, whoever made them, and names them.
+// live names the Jobs that have not ended, whoever made them.
 func (s *sight) live() map[string]struct{} {
 	live := map[string]struct{}{}
 	for _, object := range s.jobs.GetStore().List() {

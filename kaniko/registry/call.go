@@ -14,15 +14,15 @@ import (
 // more gets its error returned, with RetryAfter, and the caller's back-off.
 const patience = 30 * time.Second
 
-// call is one attempt: what the transport below go-containerregistry saw of it
-// and what must not be seen of it.
+// call is one attempt at an operation: what the transport below go-containerregistry
+// noticed on the way, and the secrets that must not appear in its error.
 type call struct {
 	bulk bool // the answer goes to a file, its size checked elsewhere
 
 	mu     sync.Mutex
-	after  time.Duration
+	after  time.Duration // that the registry asks to wait
 	hidden []string
-	secure error // why HTTPS failed, where plain HTTP was tried after it
+	secure error // why HTTPS failed, where go-containerregistry tried plain HTTP after it
 }
 
 type callKey struct{}

@@ -6,13 +6,13 @@ import (
 	"weak"
 )
 
-// Connections are shared by clients of one registry that trust the same
-// authorities and show the same certificate, whatever their accounts: what a
-// thousand images have in common is kept once. The zero value is ready. It is
-// safe for concurrent use.
+// Connections lets clients share connections that lead to the same registry, trust the
+// same authorities and show the same client certificate, whatever their accounts are:
+// so a thousand images of one registry need one set. The zero value is ready to use. It
+// is safe for concurrent use.
 type Connections struct {
 	mu    sync.Mutex
-	lines map[lineKey]weak.Pointer[guard] // gone with the last client and connection
+	lines map[lineKey]weak.Pointer[guard] // a guard goes with its last client and connection
 }
 
 type lineKey struct {

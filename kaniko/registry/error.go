@@ -114,41 +114,47 @@ func (c *Client) explain(op string, call *call, err error) *Error {
 	case errors.As(err, &answered):
 		c.answered(e, answered)
 	default:
-		// Everything else is the network's, or go-containerregistry's own
-		// words; what a URL holds beyond the host may be signed.
-		var wrapped *url.Error
-		if errors.As(err, &wrapped) {
-			err = wrapped.Err
-		}
-		e.Text = err.Error()
-		e.passing = true
-		var dial *net.OpError
-		if errors.As(err, &dial) && dial.Op == "dial" {
-			e.hint = "is the registry up, may this machine reach it, and are host and port right?"
-		}
-		if strings.Contains(e.Text, "invalid realm in www-authenticate") {
-			e.Err, e.passing = ErrRefused, false
-		}
-		if plain := c.options.Insecure || isLoopback(hostOf(c.repo.Registry)); !plain && speaksPlainly(err) {
-			e.passing, e.hint = false, insecureHint
-		}
-		var record tls.RecordHeaderError
-		switch {
-		case errors.As(err, &record):
-			if e.passing = false; e.hint == "" {
-				e.hint = "what answers there speaks no TLS: are host and port right?"
-			}
-		case strings.Contains(e.Text, "tls: ") || strings.Contains(e.Text, "remote error: tls"):
-			e.passing = false
-			e.hint = "the registry may ask for a client certificate: tls.crt and tls.key in its secret"
-		}
+		c.unanswered(e, err)
 	}
 	e.Text = clean(call.redact(e.Text), 300)
 	return e
 }
 
-// speaksPlainly tells whether HTTPS failed since HTTP without TLS answered. Only
-// an http.Client says so in words: a transport returns the record that is none.
+// unanswered fills in what is known of a request that had no answer: the network's
+// errors, and go-containerregistry's own.
+func (c *Client) unanswered(e *Error, err error) {
+	// What a URL holds beyond the host may be signed, so it is not told.
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	e.Text = err.Error()
+	e.passing = true
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		e.hint = "is the registry up, may this machine reach it, and are host and port right?"
+	}
+	if strings.Contains(e.Text, "invalid realm in www-authenticate") {
+		e.Err, e.passing = ErrRefused, false
+	}
+	if plain := c.options.Insecure || isLoopback(hostOf(c.repo.Registry)); !plain && speaksPlainly(err) {
+		e.passing, e.hint = false, insecureHint
+	}
+	var record tls.RecordHeaderError
+	switch {
+	case errors.As(err, &record):
+		if e.passing = false; e.hint == "" {
+			e.hint = "what answers there speaks no TLS: are host and port right?"
+		}
+	case strings.Contains(e.Text, "tls: ") || strings.Contains(e.Text, "remote error: tls"):
+		e.passing = false
+		e.hint = "the registry may ask for a client certificate: tls.crt and tls.key in its secret"
+	}
+}
+
+// speaksPlainly tells whether HTTPS failed because the other side answered in plain
+// HTTP. An http.Client says so in words; a transport returns the first bytes, which are
+// no TLS record.
 func speaksPlainly(err error) bool {
 	var record tls.RecordHeaderError
 	return errors.As(err, &record) && string(record.RecordHeader[:]) == "HTTP/" ||

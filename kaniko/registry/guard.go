@@ -34,11 +34,11 @@ type guard struct {
 	host     string // the registry's, without port
 	insecure bool
 
-	standing atomic.Int32 // where the registry itself was found, see standing
+	standing atomic.Int32 // of the address that the registry itself was reached at
 	proxies  sync.Map     // host:port of proxies in use
 }
 
-// standing says where an address can be reached from.
+// standing says from how far away an address can be reached.
 type standing int32
 
 const (
@@ -143,6 +143,7 @@ func carriesCredential(req *http.Request) bool {
 		strings.HasPrefix(req.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 
+// judge refuses an address that the registry may not send us to.
 func (g *guard) judge(host string, address netip.Addr) error {
 	from := standing(g.standing.Load())
 	if from == unknown {
@@ -196,7 +197,7 @@ func (g *guard) dial(ctx context.Context, network, target string) (net.Conn, err
 	return &impatient{Conn: conn}, nil
 }
 
-// impatient is a connection that ends when nothing moves.
+// impatient is a connection that fails when no byte moves for idleLimit.
 type impatient struct{ net.Conn }
 
 func (c *impatient) Read(p []byte) (int, error) {
