@@ -79,7 +79,8 @@ func find(named string) (string, error) {
 	return "", Problems{{Text: "there is no " + strings.Join(places(), " and no "), Hint: "name the config with --config FILE"}}
 }
 
-// slurp reads a file of modest size.
+// slurp reads a file of up to maxFile bytes and one more; false: what was wrong is
+// reported.
 func (l *loader) slurp(path string) ([]byte, bool) {
 	src, err := readFile(path, maxFile+1)
 	if err != nil {
@@ -127,9 +128,9 @@ func (l *loader) decoder(file string) *decoder {
 	return &decoder{report: l.report, file: file, fresh: l.fresh, visits: &l.visits}
 }
 
-// fresh is an image before its own keys are read: decoding the defaults once
-// for each leaves no two images with a map in common. What is wrong with the
-// defaults is reported when they are read themselves.
+// fresh fills in what an image holds before its own keys are read. The file's defaults
+// are decoded anew for each image, so that no two images share a map. What is wrong with
+// the defaults is reported when they are read themselves.
 func (l *loader) fresh(image *Image) {
 	*image = imageDefaults()
 	if l.defaults != nil {
@@ -203,6 +204,7 @@ func literal(directory string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(directory)
 }
 
+// readTeam adds the images of one included file.
 func (l *loader) readTeam(file string) {
 	src, ok := l.slurp(file)
 	if !ok {

@@ -109,7 +109,8 @@ func (r *report) written(at place) bool {
 	return ok
 }
 
-// blamed tells whether the place or what surrounds it is reported already.
+// blamed tells whether a problem of the place, or of what surrounds it, is reported
+// already.
 func (r *report) blamed(at place) bool {
 	for path := at.path; ; {
 		if r.reported[place{at.file, path}] {

@@ -6,11 +6,11 @@ import (
 	"github.com/agext/levenshtein"
 )
 
-// Similar is the candidate that a word was probably meant to be: the nearest one,
-// the first of several, if it takes no more than two changes, and one for each
-// three characters; two neighbours that changed places are one. What both have in common up to a - or _ does not count as
-// likeness: production-eu is not production-us. Case does not matter. Empty: none
-// is near.
+// Similar is the candidate that a word was probably meant to be; empty: none is near
+// enough. That is the nearest one, the first of several, if it takes at most two
+// changes, and at most one for every three characters. Two neighbours that changed
+// places are one change. A beginning that both have in common up to a - or _ does not
+// count as likeness: production-eu is not production-us. Case does not matter.
 func Similar(word string, candidates []string) string {
 	best, distance := "", 0
 	for _, candidate := range candidates {

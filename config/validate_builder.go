@@ -38,8 +38,9 @@ func (l *loader) builder(b *Builder) {
 	}
 }
 
-// kanikoArg lets pass what changes neither what is built, nor where it goes,
-// nor what is read. It is the list of kaniko/executor, which adds the arguments.
+// kanikoArg allows the arguments that change neither what is built, nor where it goes,
+// nor what is read. The list is that of kaniko/executor, which checks it again; this
+// package may not import that one, so a test in e2e compares the two.
 func (l *loader) kanikoArg(at place, arg string) {
 	flag, isFlag := strings.CutPrefix(arg, "--")
 	flag, value, _ := strings.Cut(flag, "=")
@@ -58,8 +59,8 @@ func (l *loader) kanikoArg(at place, arg string) {
 	}
 }
 
-// oneBuilder reports what is said to the other builder and would be believed of
-// this one. Else the settings of both may stand side by side, so that a config
+// oneBuilder reports settings of the one builder that somebody may believe to hold for
+// the other. Otherwise the settings of both may stand side by side, so that one config
 // serves a cluster and, with TOWPATH_BUILDER_TYPE=sandbox, somebody's machine.
 func (l *loader) oneBuilder(b *Builder) {
 	switch b.Type {

@@ -88,7 +88,8 @@ func (l *loader) commit(path string, commit *flux.CommitSpec) {
 
 // messageFuncs are the functions that a message template may use: sprig's, but
 // none that depends on the environment, the network, the clock or chance, and
-// none that does cryptography. It is the list of gitops/bump, which renders.
+// none that does cryptography. The list is that of gitops/bump, which renders; this
+// package may not import that one, so a test in e2e compares the two.
 func messageFuncs() template.FuncMap {
 	funcs := sprig.HermeticTxtFuncMap()
 	for _, name := range []string{

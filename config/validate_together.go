@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// together reports targets of one repository that can never work beside each
-// other: such as edit the same markers, where each would take the other for a
-// stranger, and such as push to each other's branches.
+// together reports targets of one repository that can never work beside each other:
+// two that edit the same markers, so that each would take the other for a stranger, and
+// two of which one pushes to the other's branches.
 func (l *loader) together() {
 	for j := range l.config.GitOps {
 		for i := range j {

@@ -36,22 +36,20 @@ const (
 	diskReserve = 256 << 20
 )
 
-// watchDisk ends the build by calling stop when its files take more than limit
-// bytes. There is no quota that every file system knows, and to measure a tree
-// costs. But the build cannot have grown by more than the disk's free space has
-// shrunk, and asking for that costs nothing: so it measures only when enough
-// has gone.
+// watchDisk ends the build by calling stop when its files take more than limit bytes.
+// No quota works on every file system, and measuring a tree is expensive. But a build
+// cannot have grown by more than the disk's free space has shrunk, and to ask for that
+// costs nothing. So the tree is measured only when enough space has gone.
 //
-// What is free is looked at while it measures, too: a build can make that take
-// as long as it likes.
+// Measuring runs beside the watch, since a build can make it take as long as it likes.
 //
-// One thing cannot be measured: a file that was removed and whose last descriptor
-// is under way in a socket (SCM_RIGHTS) is in no process's table, and no system
-// call tells of its size. But the kernel tells that some are under way (scm_fds,
-// since Linux 5.7). So a build is ended, too, when more than limit has gone from
-// the disk since it began and descriptors were under way at two measurements
-// running: few programs send any, and none leaves them there for long. On older
-// kernels only diskReserve bounds that, and a file system for builds alone.
+// One kind of file cannot be measured: a removed file whose last descriptor is under
+// way in a socket (SCM_RIGHTS). It is in no process's table, and no system call tells
+// its size. But the kernel tells that descriptors are under way (scm_fds, since Linux
+// 5.7). So a build is also ended when more than limit has gone from the disk since it
+// began, and descriptors were under way at two measurements in a row: few programs send
+// any, and none leaves them there for long. On older kernels only diskReserve protects
+// the disk from that, or a file system for builds alone.
 func (p *place) watchDisk(ctx context.Context, limit int64, stop context.CancelCauseFunc) {
 	ticker := time.NewTicker(diskPause)
 	defer ticker.Stop()

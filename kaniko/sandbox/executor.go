@@ -14,9 +14,9 @@ import (
 	"time"
 )
 
-// executorFile is what was found out about one state of an executor's file. A
-// file that is written to has another time of change, whatever is made of its
-// time of modification afterwards.
+// executorFile is the state of an executor's file, and its digest in that state.
+// Whoever writes to a file changes its time of change, even if they set its time of
+// modification back afterwards.
 type executorFile struct {
 	dev, ino          uint64
 	size              int64

@@ -32,13 +32,13 @@ const (
 
 const dnsPort = 53
 
-// filter is what may leave the build's interface. Routes alone do not bind: a
+// filter is what may leave the build's interface. Routes alone are not enough: a
 // program that names the interface itself (SO_BINDTODEVICE, IP_PKTINFO,
-// IP_MULTICAST_IF) or a broadcast address gets past them, and slirp carries
+// IP_MULTICAST_IF) or uses a broadcast address gets past them, and slirp carries
 // whatever arrives there to the machine's own networks.
 //
-// Out go ARP, names to the name server, and IPv4 without options to what is
-// open. The gateway itself offers nothing, so nothing goes to it.
+// The filter passes ARP, DNS to the name server, and IPv4 without options to what is
+// open. Nothing goes to the gateway itself, which offers nothing.
 func filter(open map[netip.Prefix]bool, ports []netip.AddrPort) []bpf.Instruction {
 	program := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: atEtherType, Size: 2},

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// A command that only looks (status, plan) needs the executor's digest, since it
-// is part of every build key, and hashing 50 MB is most of what such a command
-// costs. So the last one is noted in the work directory, with all that a file
-// system tells about the file's state.
+// Commands that only look, such as status and plan, need the executor's digest, since
+// it is part of every build key. Hashing its 50 MB would be most of what they cost. So
+// the digest is noted in the work directory, together with all that the file system
+// tells about the state of the executor's file.
 //
-// Nobody gains by forging the note. It counts only as a file of this process's
-// user, whom alone the directory lets write, and who could replace the executor
-// as well. A file that is written to has another time of change, which no user
-// sets. And what a build runs is hashed by the process that runs it, whatever is
-// noted: see installExecutor.
+// Nobody gains by forging the note. It only counts if it belongs to this process's user
+// in a directory that nobody else may write to, and that user could replace the executor
+// itself. A file that is written to gets a new time of change, which no user can set
+// back. And the process that runs a build hashes what it runs, whatever the note says:
+// see installExecutor.
 
 // settled is how old a file's last change must be for its state to be noted:
 // within one tick of the clock it may change again and look the same.

@@ -217,10 +217,10 @@ func onThread(f func() error) error {
 	return <-done
 }
 
-// confine closes what is not open, twice: by routes, so that a program which
-// tries is told at once, and by a filter on what leaves, which holds for programs
-// that mind no routes too. It runs inside the namespace, where slirp has set a
-// default route.
+// confine closes what is not open, in two ways: by routes, so that a program which
+// tries gets its error at once; and by a filter on what leaves, which also stops
+// programs that go around the routes. It runs inside the namespace, where slirp has set
+// a default route.
 func confine(allow reach, own []netip.Prefix) error {
 	link, err := netlink.LinkByName(tap)
 	if err != nil {

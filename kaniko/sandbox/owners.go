@@ -9,12 +9,12 @@ import (
 	"syscall"
 )
 
-// checkOwners refuses a directory below the cache in which somebody else than root
-// could put one thing in another's place. What root makes there is given to
-// builds, run, opened to all or removed, all by its path: a link in its stead
-// would have that happen to any directory of the machine. Whoever came first to a
-// cache below /tmp could lay such links. Whose the directories above the cache are
-// is the administrator's choice, as with the config, but not everybody's.
+// checkOwners refuses a directory below the cache if somebody other than root could
+// replace something in it. Root makes things there, gives them to builds, runs them,
+// opens them to all and removes them, each time by path. A symbolic link in the place of
+// one would have that happen to any directory of the machine; in a cache below /tmp,
+// whoever came first could lay such links. Directories above the cache may belong to
+// whomever the administrator chose, but must not be writable for everybody.
 func (b *Builder) checkOwners(dir string) error {
 	cache := filepath.Dir(filepath.Clean(b.Dir))
 	for at := filepath.Clean(dir); at != cache; at = filepath.Dir(at) {
@@ -66,8 +66,8 @@ func changeable(info fs.FileInfo) string {
 	return ""
 }
 
-// open: everybody can rename what is in the directory. In one like /tmp everybody
-// keeps what they own.
+// open tells whether everybody can rename what is in a directory. In one like /tmp,
+// with the sticky bit, only its owner can rename a file.
 func open(info fs.FileInfo) bool {
 	return info.Mode().Perm()&0o002 != 0 && info.Mode()&fs.ModeSticky == 0
 }

@@ -76,9 +76,9 @@ func (b *Builder) claim() (*place, error) {
 	return nil, fmt.Errorf("all %d places in %s are taken", maxPlaces, b.Dir)
 }
 
-// lingering is how long the locks of a killed process may outlive it: a child that
-// it was about to start has them until it runs a program of its own. One that is
-// held for longer is somebody's who is at work.
+// lingering is how long the locks of a killed process may outlive it. A child that it
+// was about to start holds them, too, until the child runs its own program. A lock that
+// is held for longer belongs to somebody who is at work.
 const lingering = 500 * time.Millisecond
 
 // Sweep clears what builds that were killed left behind: processes, cgroups and
@@ -221,14 +221,15 @@ func (p *place) make() error {
 	return nil
 }
 
-// doorsteps are where the runtime may see a box. Root inside a build is an
-// ordinary user out here, who could not pass through the private directories
-// above the box; below a doorstep it can. It is a mount in a namespace that only
-// the runtime is in, over a directory that every system has: nothing shows
-// outside, and nothing is left when the runtime ends.
+// doorsteps are directories over which a box may be mounted for the runtime. The root
+// user of a build is an ordinary user out here, who could not pass through the private
+// directories above its box; a doorstep is right below / and open. It is a mount in a
+// namespace that only the runtime is in, over a directory that every system has:
+// nothing of it shows outside, and nothing is left when the runtime ends.
 var doorsteps = []string{"/mnt", "/media", "/srv", "/opt"}
 
-// findDoorstep takes the first that covers nothing that the runtime needs.
+// findDoorstep is the first of doorsteps below which lies nothing that the runtime
+// needs.
 func (b *Builder) findDoorstep() (string, error) {
 	needed := []string{b.Dir}
 	if runtime, err := exec.LookPath(b.runtime()); err == nil {

@@ -12,13 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rangeLocks is the file by which all who build on this machine agree on who has
-// which ids, whatever work directories they have: a build has a lock on as many
-// bytes of it, from the first of its ids on, as it has ids. So ranges that overlap
-// exclude each other, too. The file stays empty. /run is root's, and forgotten when
-// the machine is started anew, as are the locks of a process that ends.
+// rangeLocks is the file by which all builds on this machine agree on who has which
+// user and group ids, whichever work directories they use. A build with the ids from n
+// to m holds a lock on the bytes from n to m of this file, so that ranges which overlap
+// exclude each other, too. The file stays empty. /run is root's, and is emptied when the
+// machine starts; the locks of a process end with it.
 //
-// Containers whose ids are the same but whose /run is not do not see each other's.
+// Containers that share the machine's ids but have a /run of their own do not see each
+// other's locks.
 const rangeLocks = "/run/towpath.ids"
 
 // takeRange gives the place ids that no other build on this machine has: the

@@ -45,7 +45,9 @@ type Builder struct {
 	Pids    int64         // processes and threads of a build; 0: 4096
 	Timeout time.Duration // of each of the three steps; 0: 30 minutes
 
-	FirstID     uint32   // of the 256 ranges of 65536 user and group ids, of which a build takes one that no other on this machine has; 0: 0x70000000
+	// FirstID is where 256 ranges of 65536 user and group ids each begin. A build takes
+	// one that no other build on this machine has. 0: 0x70000000.
+	FirstID     uint32
 	Concurrency int      // builds at once, the others wait; 0: no bound
 	Allow       []string // private addresses that builds may reach: host:port, address or CIDR
 
@@ -118,7 +120,8 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 	return built, err
 }
 
-// afterItsOutput is an error for the end of a log that holds the output already.
+// afterItsOutput is what the build's log ends with: the error without the last lines
+// of output, which stand right above it there.
 func afterItsOutput(err error) string {
 	var fault *kaniko.BuildError
 	if errors.As(err, &fault) && fault.Tail != "" {

@@ -125,11 +125,10 @@ func last(lines []string) string {
 	return lines[len(lines)-1]
 }
 
-// supervise runs a program in a process group of its own until it ends; when
-// the context is done it calls kill, and for good measure again until the
-// program has ended. Should this process be killed, the kernel sends the
-// program the signal. prepare, if any, runs before on the thread that the
-// program inherits its namespaces from.
+// supervise runs a program in a process group of its own until it ends. When the
+// context is done it calls kill, again every second until the program has ended. If
+// this process is killed, the kernel sends the program the signal orphaned. prepare may
+// be nil; it runs first, on the thread from which the program inherits its namespaces.
 func supervise(ctx context.Context, cmd *exec.Cmd, prepare func() error, orphaned unix.Signal, kill func()) error {
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true, Pdeathsig: orphaned}
 	// A grandchild that keeps the pipe open must not keep us waiting.

@@ -108,9 +108,9 @@ const maxDepth = 1000
 
 var errTooDeep = fmt.Errorf("directories are nested deeper than %d", maxDepth)
 
-// treeSize is what a tree takes up: the blocks of its files, each counted once,
-// and at least one block of 4 KiB each, so that empty files count too. The tree may
-// change meanwhile.
+// treeSize is how many bytes of disk a tree takes: the blocks of its files, each file
+// counted once however many names it has, and with at least 4 KiB, so that empty files
+// count too. The tree may change meanwhile.
 func treeSize(path string) (int64, error) {
 	top, err := openDir(unix.AT_FDCWD, path)
 	if err != nil {
