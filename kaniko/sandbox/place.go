@@ -191,13 +191,15 @@ func dirID(dir string) (string, error) {
 	return fmt.Sprintf("%x", sum[:6]), nil
 }
 
-// make lays the directories out.
-func (p *place) make() error {
-	for _, dir := range []struct {
-		path  string
-		mode  fs.FileMode
-		owner uint32
-	}{
+// directory is one of those that a build has.
+type directory struct {
+	path  string
+	mode  fs.FileMode
+	owner uint32
+}
+
+func (p *place) directories() []directory {
+	return []directory{
 		{p.dir, 0o700, 0},
 		{p.path("private"), 0o700, 0},
 		{p.path("private", "tmp"), 0o700, 0},
@@ -207,7 +209,12 @@ func (p *place) make() error {
 		{p.path("box", "context"), 0o755, p.firstID},
 		{p.path("box", "bases"), 0o755, p.firstID},
 		{p.path("box", "certs"), 0o755, p.firstID},
-	} {
+	}
+}
+
+// make lays the directories out.
+func (p *place) make() error {
+	for _, dir := range p.directories() {
 		if err := os.Mkdir(dir.path, 0o700); err != nil {
 			return err
 		}
@@ -309,6 +316,9 @@ func (p *place) clear() error {
 
 // kill ends the container, whatever state it is in.
 func (p *place) kill() error {
+	if p.isAnothers() && p.sharesName() {
+		return nil // who has the place now has ended ours, and what goes by our name is theirs
+	}
 	state := p.path("private", "state")
 	if _, err := os.Stat(filepath.Join(state, p.id)); err == nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -325,6 +335,9 @@ func (p *place) kill() error {
 // release clears the place and gives it up.
 func (p *place) release() error {
 	defer p.unlock()
+	if p.isAnothers() {
+		return p.kill()
+	}
 	return p.clear()
 }
 

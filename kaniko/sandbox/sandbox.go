@@ -106,6 +106,12 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 	log.Info("build begins", "log", out.path())
 	built, err := b.run(ctx, p, job, out)
 	built.Log = out.path()
+	if gone := p.removed(); gone != "" && err != nil && ctx.Err() == nil {
+		err = hinted{
+			fmt.Errorf("%s was removed while the build was at work: %s", gone, afterItsOutput(err)),
+			"it is built again; the cache may be deleted at any time, at the price of the builds at work",
+		}
+	}
 	if err != nil {
 		out.say("towpath: %s", afterItsOutput(err))
 	}
