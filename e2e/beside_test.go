@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -180,6 +181,16 @@ func TestFluxIsAskedAndBelieved(t *testing.T) {
 		t.Errorf("the daemon ended with %d\n%s", code, d.Logs())
 	}
 	checks(t, w, kubeconfig, "ok       flux of production: GitRepository asked-and-believed/fleet may be asked to pull")
+	suspend := func(of dynamic.ResourceInterface, name string) {
+		t.Helper()
+		if _, err := of.Patch(t.Context(), name, types.MergePatchType, []byte(`{"spec":{"suspend":true}}`), metav1.PatchOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	suspend(b.repositories(), "fleet")
+	suspend(b.kustomizations(), "apps")
+	checks(t, w, kubeconfig, "warning  flux of production: GitRepository asked-and-believed/fleet fetches no bump: suspended\n         flux resume source git fleet -n asked-and-believed")
+	checks(t, w, kubeconfig, "warning  flux of production: Kustomization asked-and-believed/apps applies no bump: suspended")
 	found, err := b.repositories().Get(t.Context(), "fleet", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

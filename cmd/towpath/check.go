@@ -90,7 +90,7 @@ certificates. Reports every problem, not only the first. Changes nothing.`,
 
 // run runs every check; the findings come in the config's order.
 func (c *checker) run(ctx context.Context) {
-	checks := []func(context.Context) []finding{c.builder, c.provenance, c.certificates, c.turns, c.events}
+	checks := []func(context.Context) []finding{c.brakes, c.builder, c.provenance, c.certificates, c.turns, c.events}
 	for i := range c.cfg.GitOps {
 		checks = append(checks,
 			func(ctx context.Context) []finding { return c.target(ctx, &c.cfg.GitOps[i]) },
@@ -220,18 +220,19 @@ func (c *checker) automation(ctx context.Context, target *config.Target, open *f
 			continue // said elsewhere
 		}
 		told := map[string]bool{}
-		for _, file := range objects.Markers[policy] {
-			for _, writer := range objects.Writers(policy, file, target.URL) {
-				if told[writer.String()] {
-					continue
+		subject, remedy := image.Name+" in "+target.Name, "delete "+join(objects.Of(policy))
+		tell := func(writers []automation.Update, verdict, text, hint string) {
+			for _, writer := range writers {
+				if !told[writer.String()] {
+					told[writer.String()] = true
+					found = append(found, finding{subject, verdict, fmt.Sprintf("%s (%s) %s", writer, writer.File, text), hint})
 				}
-				told[writer.String()] = true
-				found = append(found, finding{
-					image.Name + " in " + target.Name, problem,
-					fmt.Sprintf("%s (%s) writes the same markers, as in %s", writer, writer.File, file),
-					"two writers undo each other: delete " + join(objects.Of(policy)) + "; or suspend the automation",
-				})
 			}
+		}
+		for _, file := range objects.Markers[policy] {
+			tell(objects.Writers(policy, file, target.URL), problem, "writes the same markers, as in "+file,
+				"two writers undo each other: "+remedy+"; or suspend the automation")
+			tell(objects.Resting(policy, file, target.URL), warning, "is suspended: once it is resumed it writes the same markers, as in "+file, remedy)
 		}
 	}
 	return found
@@ -267,6 +268,8 @@ func (c *checker) markers(ctx context.Context, target *config.Target, open *flee
 		}
 		if err != nil {
 			found = append(found, findingOf(subject, err))
+		} else {
+			found = append(found, standstill(subject, target, image, state)...)
 		}
 		for _, p := range state.Problems {
 			if !p.Ours {

@@ -54,6 +54,7 @@ func (c *checker) watched(ctx context.Context, target *config.Target) []finding 
 	if applied.Branch != "" && applied.Branch != target.Branch() {
 		found = append(found, finding{subject, warning, fmt.Sprintf("GitRepository %s watches branch %s, and this target is branch %s", repository, applied.Branch, target.Branch()), "name the GitRepository of this target in gitops[].flux.gitRepository"})
 	}
+	found = append(found, stalled(subject, target, repository, applied)...)
 	if len(found) == 0 {
 		found = []finding{{subject, good, fmt.Sprintf("GitRepository %s may be asked to pull, and what is applied is read", repository), ""}}
 	}

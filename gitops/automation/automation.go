@@ -188,18 +188,27 @@ func (o *Objects) add(file string, d object) {
 // policy that is nowhere in the repository has none: Flux writes no marker
 // without its ImagePolicy.
 func (o *Objects) Writers(policy marker.Policy, file, url string) []Update {
-	var writers []Update
+	return slices.DeleteFunc(o.editors(policy, file, url), func(u Update) bool { return u.Spec.Suspend })
+}
+
+// Resting are the automations that would be Writers were they not suspended.
+func (o *Objects) Resting(policy marker.Policy, file, url string) []Update {
+	return slices.DeleteFunc(o.editors(policy, file, url), func(u Update) bool { return !u.Spec.Suspend })
+}
+
+func (o *Objects) editors(policy marker.Policy, file, url string) []Update {
+	var editors []Update
 	for _, update := range o.Updates {
-		if update.Spec.Suspend || !same(update.Namespace, policy.Namespace) || !covers(update, file) || o.elsewhere(update, url) {
+		if !same(update.Namespace, policy.Namespace) || !covers(update, file) || o.elsewhere(update, url) {
 			continue
 		}
 		if slices.ContainsFunc(o.Policies, func(p Policy) bool {
 			return p.Name == policy.Name && same(p.Namespace, policy.Namespace) && selects(update, p)
 		}) {
-			writers = append(writers, update)
+			editors = append(editors, update)
 		}
 	}
-	return writers
+	return editors
 }
 
 // Of are the objects that only serve a policy: itself, and its ImageRepository

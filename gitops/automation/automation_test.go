@@ -67,6 +67,7 @@ func TestWriters(t *testing.T) {
 	more := func(spec string) string {
 		return "apiVersion: image.toolkit.fluxcd.io/v1\nkind: ImageUpdateAutomation\nmetadata: {name: more, namespace: flux-system}\nspec: {interval: 1m, sourceRef: {kind: GitRepository, name: flux-system}, " + spec + "}\n"
 	}
+	resting := map[string][]string{"at rest": {"ImageUpdateAutomation flux-system/more"}}
 	for name, test := range map[string]struct {
 		add    string // another file
 		policy string
@@ -99,6 +100,13 @@ func TestWriters(t *testing.T) {
 		}
 		if diff := cmp.Diff(test.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+		var rest []string
+		for _, update := range all.Resting(policy(t, test.policy), test.file, test.url) {
+			rest = append(rest, update.String())
+		}
+		if diff := cmp.Diff(resting[name], rest); diff != "" {
+			t.Errorf("%s, at rest (-want +got):\n%s", name, diff)
 		}
 	}
 }

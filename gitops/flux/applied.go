@@ -36,11 +36,14 @@ type Kustomization struct {
 	Standing
 }
 
+// Suspended is why an object of Flux that is suspended does not get further.
+const Suspended = "suspended"
+
 // Standing is what an object of Flux has come to.
 type Standing struct {
 	Revision string // as Flux writes it: "main@sha1:5394cb7f…"; empty: none yet
 	// Stuck is why it does not get further: the message of a Ready condition
-	// that is False, or that the object is suspended. Empty: it does.
+	// that is False, or Suspended. Empty: it does.
 	Stuck string
 }
 
@@ -179,7 +182,7 @@ func (o *fluxObject) reads(repository types.NamespacedName) bool {
 func (o *fluxObject) standing(revision string) Standing {
 	s := Standing{Revision: gitops.Line(revision, 200)}
 	if o.Spec.Suspend {
-		s.Stuck = "suspended"
+		s.Stuck = Suspended
 		return s
 	}
 	for _, condition := range o.Status.Conditions {
