@@ -16,11 +16,11 @@ const envPrefix = "TOWPATH"
 // variable of each setting, and its text is decoded as strictly as the file's.
 // An empty variable says nothing. A variable that is no setting is a mistake,
 // since whoever set it believes that it does something.
-func (l *loader) overlay(elsewhere []string) {
+func (l *loader) overlay() {
 	env := viper.New()
 	env.SetEnvPrefix(envPrefix)
 	env.SetEnvKeyReplacer(strings.NewReplacer(".", "_"))
-	known := append([]string{envPrefix + "_TOOLS"}, elsewhere...)
+	known := []string{envPrefix + "_TOOLS"} // where the Makefile and the tests find their tools
 	for _, setting := range settings() {
 		known = append(known, setting.variable)
 		key := strings.Join(setting.keys, ".")

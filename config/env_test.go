@@ -26,7 +26,6 @@ func TestOverlay(t *testing.T) {
 		"TOWPATH_BUILDER_KUBERNETES_HOSTUSERS":      "false", // unlike one that is left out
 		"TOWPATH_SIGNING_PROVENANCE_SECRETREF_NAME": "other",
 		"TOWPATH_TOOLS":                             "/opt",
-		"TOWPATH_STEP":                              "fetch",
 		"TOWPATH_SERVICE_HOST":                      "10.96.0.7", // Kubernetes, for a Service called towpath
 		"TOWPATH_SERVICE_PORT_HTTP":                 "80",
 		"TOWPATH_PORT":                              "tcp://10.96.0.7:80",
@@ -34,7 +33,7 @@ func TestOverlay(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	c, err := config.Load(config.Options{File: file, Elsewhere: []string{"TOWPATH_STEP"}})
+	c, err := config.Load(config.Options{File: file})
 	if err != nil {
 		t.Fatal(err)
 	}

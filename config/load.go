@@ -20,10 +20,6 @@ func places() []string { return []string{"./towpath.yaml", "/etc/towpath/towpath
 type Options struct {
 	// File is its path; empty: ./towpath.yaml, then /etc/towpath/towpath.yaml.
 	File string
-	// Elsewhere names TOWPATH_ variables that are no settings of the config
-	// and that others read. TOWPATH_TOOLS, and the variables by which
-	// Kubernetes announces a Service called towpath, are known.
-	Elsewhere []string
 }
 
 // Load reads the config: the file, the files it includes, and the TOWPATH_
@@ -41,7 +37,7 @@ func Load(options Options) (*Config, error) {
 	l.file, l.directory, l.config.File = file, filepath.Dir(absolute), absolute
 	if l.read(file) {
 		l.include()
-		l.overlay(options.Elsewhere)
+		l.overlay()
 		if l.visits > maxVisits {
 			return nil, Problems{{File: file, Text: "unfolds to more than can be meant", Hint: "its aliases multiply: write out what they stand for"}}
 		}

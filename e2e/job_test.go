@@ -280,6 +280,16 @@ func TestBuildsInJobs(t *testing.T) {
 	if out := j.towpath(0, "retry", "podinfo"); !strings.Contains(out, "removed the failed build Job "+failed.Name+" of commit "+j.App.Head()[:8]) {
 		t.Errorf("retry says\n%s", out)
 	}
+	// Nothing calls it faulty any more, although nothing has polled since.
+	for command, want := range map[string]string{
+		"status": "podinfo → production: its build failed, and no Job records that any more",
+		"why":    "build    waiting  its build failed, and no Job records that any more",
+	} {
+		args := map[string][]string{"status": {"status"}, "why": {"why", "podinfo"}}[command]
+		if out := j.towpath(0, args...); !strings.Contains(out, want) || strings.Contains(out, "podinfo → production: faulty") || strings.Contains(out, "failed   ") {
+			t.Errorf("%s after retry says\n%s", command, out)
+		}
+	}
 	end = j.start("run", "--once")
 	again, pod := j.job(j.App.Head())
 	if again.UID == failed.UID {

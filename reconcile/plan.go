@@ -3,19 +3,12 @@ package reconcile
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"towpath.dev/towpath/gitops/fleet"
 	"towpath.dev/towpath/gitops/source"
 	"towpath.dev/towpath/kaniko"
 )
-
-// unbuilt stands for the digest that an image will only have once it is built.
-const unbuilt = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
-
-// Unbuilt is how people are shown the digest of an image that is not built yet.
-const Unbuilt = "sha256:(not built yet)"
 
 // Sight is what the world says about a delivery at one moment, and what the
 // next round would make of it.
@@ -82,13 +75,15 @@ func (d *Delivery) look(ctx context.Context) (s Sight) {
 
 // Previewer shows what a promotion would commit.
 type Previewer interface {
-	// Preview is the unified diff that Promote would commit. It pushes nothing.
+	// Preview is the unified diff that Promote would commit. It pushes nothing. A
+	// bump without a digest is of an image that is not built yet, and is shown with
+	// fleet.Unbuilt in place of one.
 	Preview(ctx context.Context, bump fleet.Bump) (diff string, err error)
 }
 
-// Plan is what Deliver would do now, and the diff that it would commit, with
-// Unbuilt in place of the digest of an image that is not built yet. It changes
-// nothing anywhere.
+// Plan is what Deliver would do now, and the diff that it would commit. Where the
+// image is not built yet, both have fleet.Unbuilt in place of its digest. It
+// changes nothing anywhere.
 func (d *Delivery) Plan(ctx context.Context, preview Previewer) (o Outcome, diff string) {
 	s := d.Look(ctx)
 	if s.Outcome.State == Failed || s.Verdict.Action != Promote && s.Verdict.Action != Fill {
@@ -100,15 +95,18 @@ func (d *Delivery) Plan(ctx context.Context, preview Previewer) (o Outcome, diff
 		image := s.Image.Image
 		if !s.Built {
 			to := s.Order.Destination
-			image = kaniko.Image{Repository: to.Repository, Tag: to.Tag, Digest: unbuilt, Provenance: unbuilt}
+			image = kaniko.Image{Repository: to.Repository, Tag: to.Tag, Digest: fleet.Unbuilt}
 			o.Reason += "; its image would be built"
 		}
-		bump.Name, bump.Tag, bump.Digest, bump.Provenance = image.Repository, image.Tag, image.Digest, image.Provenance
-		o.Ref = strings.ReplaceAll(image.Ref(), unbuilt, Unbuilt)
+		o.Ref = image.Ref()
+		bump.Name, bump.Tag = image.Repository, image.Tag
+		if s.Built {
+			bump.Digest, bump.Provenance = image.Digest, image.Provenance
+		}
 	}
 	diff, err := preview.Preview(ctx, bump)
 	if err != nil {
 		return o.failed("promote", err), ""
 	}
-	return o, strings.ReplaceAll(diff, unbuilt, Unbuilt)
+	return o, diff
 }

@@ -83,9 +83,6 @@ type Delivery struct {
 	Fleet  Fleet
 }
 
-// Name tells deliveries apart: the image's name and the target's.
-func (d *Delivery) Name() string { return d.Image.Name + " → " + d.Target }
-
 // Deliver is the story: one round for one image and one target, from top to
 // bottom. It returns when there is nothing left to do until something changes,
 // or when a step failed.

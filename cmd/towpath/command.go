@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,13 +11,6 @@ import (
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/gitops"
-)
-
-// Exit codes, as documented in the README.
-const (
-	exitOK     = 0 // all well
-	exitFailed = 1 // something failed, was refused, or is broken
-	exitUsage  = 2 // a mistake in the command line or the config
 )
 
 // streams is what a command reads and writes: results go to out, logs and
@@ -154,53 +146,6 @@ func durationsAsText(_ []string, a slog.Attr) slog.Attr {
 		a.Value = slog.StringValue(a.Value.Duration().String())
 	}
 	return a
-}
-
-// usageError is a mistake in the command line.
-type usageError struct {
-	error
-	hint string
-}
-
-func (e usageError) Hint() string  { return e.hint }
-func (e usageError) Unwrap() error { return e.error }
-
-// several are errors that each deserve a line of their own.
-type several []error
-
-func (s several) Error() string   { return errors.Join(s...).Error() }
-func (s several) Unwrap() []error { return s }
-
-// printError prints an error as its line and, where a person can act, its
-// hint. Several get a line each.
-func printError(w io.Writer, err error) {
-	var problems config.Problems
-	if errors.As(err, &problems) {
-		for _, problem := range problems {
-			printLine(w, problem.Error(), problem.Hint)
-		}
-		return
-	}
-	var many several
-	if errors.As(err, &many) {
-		for _, one := range many {
-			printError(w, one)
-		}
-		return
-	}
-	hint := ""
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		hint = hinted.Hint()
-	}
-	printLine(w, err.Error(), hint)
-}
-
-func printLine(w io.Writer, text, hint string) {
-	fmt.Fprintf(w, "towpath: error: %s\n", oneLine(text))
-	if hint != "" {
-		fmt.Fprintf(w, "towpath: hint: %s\n", oneLine(hint))
-	}
 }
 
 // oneLine is harmless on a terminal, whoever wrote it, and no longer than people

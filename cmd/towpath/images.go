@@ -34,9 +34,9 @@ func (w *wiring) images(cfg *config.Config, image *config.Image) *images {
 	i := &images{
 		builder: w.builder, secrets: secrets, insecure: image.Destination.Insecure, connections: &w.registries,
 		with: credentials{
-			git:  cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name),
+			git:  sourceSecret(cfg, image),
 			pull: image.Build.Pull.SecretRef.Name,
-			push: cfg.RegistrySecret(image.Destination.Repository, image.Destination.SecretRef.Name),
+			push: pushSecret(cfg, image),
 		},
 	}
 	i.seals = &seal.Images{

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -118,36 +117,6 @@ data:
   caBundle: %q
   audiences: %q
 `, scalar(cfg.Builder.Kaniko.Image), scalar(k.Image), k.CABundle.ConfigMap, strings.Join(audiences, " "))
-}
-
-// daemonSecrets are the Secrets that Towpath itself reads.
-func daemonSecrets(cfg *config.Config) []string {
-	names := []string{cfg.Signing.Provenance.SecretRef.Name}
-	for i := range cfg.GitOps {
-		target := &cfg.GitOps[i]
-		names = append(names, target.Git.Commit.SigningKey.SecretRef.Name, cfg.GitSecret(target.URL, target.SecretRef.Name))
-	}
-	for i := range cfg.Images {
-		image := &cfg.Images[i]
-		names = append(names, cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name), cfg.RegistrySecret(image.Destination.Repository, image.Destination.SecretRef.Name))
-	}
-	return named(names)
-}
-
-// buildSecrets are those that build Jobs mount.
-func buildSecrets(cfg *config.Config) []string {
-	var names []string
-	for i := range cfg.Images {
-		image := &cfg.Images[i]
-		names = append(names, cfg.GitSecret(image.Source.URL, image.Source.SecretRef.Name),
-			cfg.RegistrySecret(image.Destination.Repository, image.Destination.SecretRef.Name), image.Build.Pull.SecretRef.Name)
-	}
-	return named(names)
-}
-
-func named(names []string) []string {
-	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == "" })
 }
 
 // daemonPatch mounts the Secrets that are not in the base.
@@ -315,27 +284,6 @@ spec:
 		fmt.Fprintf(&b, "        - {protocol: TCP, port: %d}\n", port)
 	}
 	return b.String()
-}
-
-// gitHost is host:port of a repository's URL.
-func gitHost(raw string) string {
-	if !strings.Contains(raw, "://") { // user@host:path
-		_, rest, _ := strings.Cut(raw, "@")
-		host, _, _ := strings.Cut(rest, ":")
-		return net.JoinHostPort(host, "22")
-	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return ""
-	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"ssh": "22", "http": "80"}[u.Scheme]
-	}
-	if port == "" {
-		port = "443"
-	}
-	return net.JoinHostPort(u.Hostname(), port)
 }
 
 // registryHost is host:port of an image's registry.

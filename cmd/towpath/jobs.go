@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"towpath.dev/towpath/config"
 	"towpath.dev/towpath/kaniko"
@@ -15,18 +14,19 @@ import (
 )
 
 // jobView is how builds stand as Jobs, read once for all images of one command.
-// Where builds are no Jobs it knows of none.
+// Where builds are no Jobs, or no cluster is at hand, it knows of none.
 type jobView struct {
 	read func() (map[string]job.Standing, error)
+	all  bool // every failure that still holds has its Job
 }
 
 // jobView looks at the builder's Jobs when it is first asked.
 func (w *wiring) jobView(ctx context.Context) *jobView {
 	jobs, ok := w.builder.(*inCluster)
 	if !ok {
-		return &jobView{func() (map[string]job.Standing, error) { return map[string]job.Standing{}, nil }}
+		return &jobView{read: func() (map[string]job.Standing, error) { return map[string]job.Standing{}, nil }}
 	}
-	return &jobView{sync.OnceValues(func() (map[string]job.Standing, error) {
+	return &jobView{all: true, read: sync.OnceValues(func() (map[string]job.Standing, error) {
 		limited, cancel := context.WithTimeout(ctx, patience)
 		defer cancel()
 		return jobs.Standings(limited)
@@ -44,26 +44,35 @@ func (v *jobView) of(order kaniko.Order) (job.Standing, bool, error) {
 	return standing, there, nil
 }
 
-// last is what became of a delivery's newest commit last, by its Job or, where
-// that says nothing, by the history. building says what a Job is at that has not
-// ended.
-func (v *jobView) last(s reconcile.Sight, history reconcile.Outcome) (last reconcile.Outcome, building string, notices []string) {
+// soFar is how the build of a delivery's newest commit stands.
+type soFar struct {
+	last     reconcile.Outcome // what became of it last
+	building string            // what its Job is at that has not ended; empty: there is none
+	again    string            // why it is built again although it failed; empty: it is not, or did not
+	notices  []string
+}
+
+// last is how a delivery's newest commit stands, by its Job or, where that says
+// nothing, by the history.
+func (v *jobView) last(s reconcile.Sight, history reconcile.Outcome) soFar {
 	if s.Built || s.Order.Image == "" {
-		return history, "", nil
+		return soFar{last: history}
 	}
 	standing, there, err := v.of(s.Order)
 	switch {
 	case err != nil:
-		return history, "", []string{"whether a Job builds it is not known: " + oneLine(err.Error())}
+		return soFar{last: history, notices: []string{"whether a Job builds it is not known: " + oneLine(err.Error())}}
+	case !there && v.all && history.State == reconcile.Faulty && history.Commit == s.Outcome.Commit:
+		return soFar{last: history, again: "its build failed, and no Job records that any more (towpath retry, or a changed config): it is built again with the next poll"}
 	case !there:
-		return history, "", nil
+		return soFar{last: history}
 	case standing.Doing != "":
-		return history, fmt.Sprintf("Job %s %s; made %s ago", standing.Job, standing.Doing, age(standing.Made)), nil
+		return soFar{last: history, building: fmt.Sprintf("Job %s %s; made %s ago", standing.Job, standing.Doing, age(standing.Made))}
 	case standing.Failure == nil:
-		return history, "", nil
+		return soFar{last: history}
 	}
 	fault := standing.Failure
-	last = reconcile.Outcome{
+	last := reconcile.Outcome{
 		Time: standing.Made, Image: s.Outcome.Image, Target: s.Outcome.Target, State: reconcile.Faulty, Step: "build",
 		Commit: s.Outcome.Commit, Hint: fault.Hint(),
 		Reason: strings.TrimSuffix("build: "+strings.TrimPrefix(fault.Error(), "build: "), ": "+fault.Tail),
@@ -71,7 +80,7 @@ func (v *jobView) last(s reconcile.Sight, history reconcile.Outcome) (last recon
 	if fault.Tail != "" {
 		last.Output = strings.Split(fault.Tail, "\n")
 	}
-	return last, "", nil
+	return soFar{last: last}
 }
 
 // jobs is the builder of a command that is about one image's Jobs.
@@ -98,6 +107,3 @@ func (g *globals) jobs(image, command string) (*inCluster, *config.Config, error
 }
 
 var errNoJobs = errors.New("builder.type is sandbox: builds are no Jobs")
-
-// patienceWithLogs bounds what a command waits for that does not follow.
-const patienceWithLogs = time.Minute

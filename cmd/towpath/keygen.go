@@ -194,12 +194,3 @@ func writeSecret(dir string, keys map[string][]byte) error {
 	}
 	return os.Rename(unfinished, dir)
 }
-
-// hinted is an error with a next step.
-type hinted struct {
-	error
-	hint string
-}
-
-func (h hinted) Hint() string  { return h.hint }
-func (h hinted) Unwrap() error { return h.error }

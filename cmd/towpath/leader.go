@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"os"
 	"strconv"
 	"sync"
@@ -68,18 +67,13 @@ func (g *globals) mayLead(ctx context.Context, offer *election.Election, insists
 		if err == nil || ctx.Err() != nil {
 			return true
 		}
-		hint := ""
-		var hinted interface{ Hint() string }
-		if errors.As(err, &hinted) {
-			hint = hinted.Hint()
-		}
 		if election.Forbidden(err) && !insists {
-			g.log.Warn("this copy works without leader election, and so does any other: each commit is promoted once all the same", "error", oneLine(err.Error()), "hint", hint)
+			g.log.Warn("this copy works without leader election, and so does any other: each commit is promoted once all the same", "error", oneLine(err.Error()), "hint", hintOf(err))
 			return false
 		}
 		if text := oneLine(err.Error()); text != said {
 			said = text
-			g.log.Warn("this copy waits until it may have the Lease", "error", text, "hint", hint)
+			g.log.Warn("this copy waits until it may have the Lease", "error", text, "hint", hintOf(err))
 		}
 		select {
 		case <-time.After(checkAgain):

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +18,9 @@ import (
 	"towpath.dev/towpath/kaniko/job"
 	"towpath.dev/towpath/kaniko/sandbox"
 )
+
+// logsPatience bounds how long logs waits for the API server without --follow.
+const logsPatience = time.Minute
 
 func newLogs(g *globals) *cobra.Command {
 	var follow bool
@@ -38,7 +42,7 @@ Changes nothing.`,
 			defer jobs.Close()
 			ctx, cancel := cmd.Context(), context.CancelFunc(func() {})
 			if !follow {
-				ctx, cancel = context.WithTimeout(ctx, patienceWithLogs)
+				ctx, cancel = context.WithTimeout(ctx, logsPatience)
 			}
 			defer cancel()
 			err = jobs.Logs(ctx, args[0], follow, g.printLine())

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -126,12 +125,7 @@ func (n *nudges) tell(repository types.NamespacedName, target string, err error)
 		return
 	}
 	n.told[repository] = text
-	hint := ""
-	var hinted interface{ Hint() string }
-	if errors.As(err, &hinted) {
-		hint = hinted.Hint()
-	}
-	n.log.Warn("Flux was not asked to pull at once: it pulls at its next interval", "target", target, "gitRepository", repository, "error", text, "hint", hint)
+	n.log.Warn("Flux was not asked to pull at once: it pulls at its next interval", "target", target, "gitRepository", repository, "error", text, "hint", hintOf(err))
 }
 
 // close waits for what is under way.

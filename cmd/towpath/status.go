@@ -24,7 +24,7 @@ type row struct {
 	Built    string          `json:"built"`          // its image is built and sealed: yes, no, unknown where the registry does not say, or building; failed as its Job or the history says
 	Bump     string          `json:"bump"`           // newest bump commit
 	Promoted string          `json:"promoted"`       // source commit of the newest bump; Fate says what became of that
-	Fate     string          `json:"fate,omitempty"` // promoted, proposed, rejected, undone, overwritten, or observed
+	Fate     string          `json:"fate,omitempty"` // promoted, proposed, rejected, unmerged, undone, overwritten or observed; empty: there is no bump
 	State    reconcile.State `json:"state"`
 	Reason   string          `json:"reason,omitempty"`
 	Hint     string          `json:"hint,omitempty"`
@@ -66,12 +66,9 @@ nothing.
 			inCluster, building := g.fluxView(cfg), w.jobView(cmd.Context())
 			rows := each(groups, func(d *reconcile.Delivery) row {
 				s := d.Look(cmd.Context())
-				last, doing, notices := building.last(s, newest(past, d.Image.Name, d.Target))
-				r := rowOf(s, last)
-				if doing != "" {
-					r.Built, r.Reason = "building", doing
-				}
-				r.Notices = append(r.Notices, notices...)
+				now := building.last(s, newest(past, d.Image.Name, d.Target))
+				r := rowOf(s, now)
+				r.Notices = append(r.Notices, now.notices...)
 				r.Applied = inCluster.of(cmd.Context(), d, s.Promoted)
 				r.Notices = append(r.Notices, gone(cmd.Context(), d, s)...)
 				return r
@@ -91,8 +88,8 @@ func newest(past []reconcile.Outcome, image, target string) reconcile.Outcome {
 	return reconcile.Outcome{}
 }
 
-func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
-	o := s.Outcome
+func rowOf(s reconcile.Sight, build soFar) row {
+	o, last := s.Outcome, build.last
 	r := row{
 		Image: o.Image, Target: o.Target, Head: o.Head, LastGood: o.Commit, Built: "no", Bump: o.Bump,
 		Promoted: o.Base, Fate: reconcile.Fate(s.Promoted), State: o.State, Reason: o.Reason, Hint: o.Hint, Problems: o.Problems, Notices: o.Notices, Others: o.Others, OthersAt: o.OthersAt,
@@ -106,11 +103,17 @@ func rowOf(s reconcile.Sight, last reconcile.Outcome) row {
 	if entry := s.Promoted.Entry; entry != nil {
 		r.Since = entry.When
 	}
-	if r.State == reconcile.Planned && last.Commit == o.Commit && last.Stopped() {
+	switch {
+	case r.State == reconcile.Planned && build.again != "":
+		r.Reason = build.again
+	case r.State == reconcile.Planned && last.Commit == o.Commit && last.Stopped():
 		r.State, r.Reason, r.Hint = last.State, last.Reason, last.Hint
 		if last.State == reconcile.Faulty {
 			r.Built = "failed"
 		}
+	}
+	if build.building != "" {
+		r.Built, r.Reason = "building", build.building
 	}
 	return r
 }

@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/fluxcd/pkg/git"
@@ -108,11 +106,7 @@ func fetch(ctx context.Context, step kaniko.Fetch, progress io.Writer) kaniko.Re
 	warnings, err := fetchAll(ctx, step, progress)
 	report := kaniko.Report{Warnings: warnings}
 	if err != nil {
-		report.Error = err.Error()
-		var own interface{ Hint() string }
-		if errors.As(err, &own) {
-			report.Hint = own.Hint()
-		}
+		report.Error, report.Hint = err.Error(), hintOf(err)
 		if report.Hint == "" && errors.Is(err, syscall.ENOSPC) {
 			report.Hint = "make room, or move the cache to a larger disk"
 		}
@@ -208,16 +202,6 @@ func gitAuth(address, secretDir string) func() (*git.AuthOptions, error) {
 		}
 		return auth, nil
 	}
-}
-
-// gitURL reads a URL or git's short form for SSH, user@host:path.
-func gitURL(address string) (*url.URL, error) {
-	if !strings.Contains(address, "://") {
-		if host, path, ok := strings.Cut(address, ":"); ok {
-			address = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")
-		}
-	}
-	return url.Parse(address)
 }
 
 // dockerfileError is a Dockerfile that cannot be built as it is written.

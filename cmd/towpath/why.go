@@ -164,10 +164,10 @@ func answerOf(s reconcile.Sight, history []reconcile.Outcome, jobs *jobView) *an
 			last = one
 		}
 	}
-	last, building, notices := jobs.last(s, last)
-	a.Notices = append(a.Notices, notices...)
-	a.Gates = []gate{sourceGate(s), verifyGate(s), descentGate(s), buildGate(s, last, building), promoteGate(s)}
-	if a.State == reconcile.Planned && last.Stopped() {
+	build := jobs.last(s, last)
+	a.Notices = append(a.Notices, build.notices...)
+	a.Gates = []gate{sourceGate(s), verifyGate(s), descentGate(s), buildGate(s, build), promoteGate(s)}
+	if last = build.last; a.State == reconcile.Planned && last.Stopped() && build.again == "" {
 		a.State, a.Next, a.Output = last.State, last.Hint, last.Output
 	}
 	return a
@@ -223,10 +223,12 @@ func descentGate(s reconcile.Sight) gate {
 	}
 }
 
-func buildGate(s reconcile.Sight, last reconcile.Outcome, building string) gate {
-	switch {
-	case building != "":
-		return gate{Gate: "build", Verdict: waiting, Detail: building}
+func buildGate(s reconcile.Sight, build soFar) gate {
+	switch last := build.last; {
+	case build.building != "":
+		return gate{Gate: "build", Verdict: waiting, Detail: build.building}
+	case build.again != "":
+		return gate{Gate: "build", Verdict: waiting, Detail: build.again}
 	case s.Built:
 		return gate{Gate: "build", Verdict: passed, Detail: s.Image.Ref() + ", sealed by us"}
 	case s.Choice.Relation == gitops.Same && s.Promoted.Entry != nil && s.Promoted.Entry.Ref != "":

@@ -107,6 +107,19 @@ func (e *LinkError) Error() string {
 // Hint names the config key.
 func (e *LinkError) Hint() string { return "name the real directory in update.path" }
 
+// PartedError: the ledger names a bump of ours, and the branch that went with it in
+// one push does not hold it.
+type PartedError struct{ Ref, Branch, Image string }
+
+func (e *PartedError) Error() string {
+	return fmt.Sprintf("%s names the bump, and branch %s does not hold it: the server moved one and not the other, or somebody took the bump off the branch at once", e.Ref, e.Branch)
+}
+
+// Hint says how to have it promoted nevertheless.
+func (e *PartedError) Hint() string {
+	return "look for what keeps branch " + e.Branch + " from moving (a hook, a rule of the forge); then have the source commit promoted once more by naming it in " + e.Image + "'s source.accept, or push the next one"
+}
+
 // LostError: there is no ledger entry of an image, and the branch's history is too
 // long to tell that there never was one. A ledger that was lost is no new start.
 type LostError struct{ Image, Ref, Branch string }

@@ -8,24 +8,9 @@ import (
 	"towpath.dev/towpath/gitops"
 )
 
-// Entries lists what was promoted last of every image that the ledger has an
-// entry for, by the images' names, whether they are in the config or not. An
-// entry that cannot be trusted is left out, and the first such fault returned
-// beside the others.
-func (f *Fleet) Entries(ctx context.Context) ([]Entry, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	w, err := f.read(ctx)
-	if err != nil {
-		return nil, f.fault("read", err)
-	}
-	all, err := f.entries(ctx, w)
-	if err != nil {
-		err = f.fault("read", err)
-	}
-	return all, err
-}
-
+// entries lists what was promoted last of every image that the ledger has an entry
+// for, in the order of the images' names, whether they are in the config or not. An
+// entry that cannot be trusted is left out; fault is the first such.
 func (f *Fleet) entries(ctx context.Context, w *world) (all []Entry, fault error) {
 	var images []string
 	var missing []gitops.Hash

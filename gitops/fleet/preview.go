@@ -11,15 +11,18 @@ import (
 	"towpath.dev/towpath/gitops/marker"
 )
 
-// Unbuilt stands in a preview for the digest of an image that was not built.
+// Unbuilt is what people are shown in place of the digest of an image that is not
+// built yet.
 const Unbuilt = "sha256:(not built yet)"
 
-// standIn is a digest that markers accept, in place of one that there is not.
+// standIn is put into the markers for the digest of an image that is not built yet,
+// since a marker takes nothing but a digest there. The diff shows Unbuilt instead.
 var standIn = "sha256:" + strings.Repeat("0", 64)
 
-// Preview returns what Promote would commit now, as a unified diff; empty: the
-// markers hold it already. It refuses what Promote would refuse, pushes nothing
-// and signs nothing. A bump without a digest is shown with Unbuilt.
+// Preview returns what Promote would commit now, as a unified diff. The diff is
+// empty where the markers hold the image already. Preview refuses what Promote
+// would refuse, pushes nothing and signs nothing. A bump without a digest is shown
+// with Unbuilt.
 func (f *Fleet) Preview(ctx context.Context, b Bump) (string, error) {
 	f.known.add(b.Image)
 	w, err := f.readings.get(ctx, f)

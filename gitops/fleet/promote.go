@@ -2,12 +2,14 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"towpath.dev/towpath/gitops"
 	"towpath.dev/towpath/gitops/marker"
+	"towpath.dev/towpath/gitops/wire"
 )
 
 // Bump is what is to be promoted, and what that was decided on.
@@ -102,13 +104,16 @@ func (f *Fleet) round(ctx context.Context, batch []*request, last *trial, final 
 	// Where do branch and ledger stand? Asked anew after every push: its answer
 	// may have been lost, or a lie.
 	w, err := f.start(ctx, last)
+	if err == nil && f.complete(ctx, w, last) {
+		w, err = f.read(ctx)
+	}
 	if err != nil {
 		fail(batch, last.explain(f.slow(ctx, err)))
 		return nil, nil, false
 	}
 
 	// Who is done by that, and whose ledger has moved elsewhere?
-	if batch = f.confirm(ctx, w, batch); len(batch) == 0 {
+	if batch = f.confirm(ctx, w, batch, last); len(batch) == 0 {
 		return nil, nil, false
 	}
 
@@ -151,9 +156,12 @@ func (f *Fleet) start(ctx context.Context, last *trial) (*world, error) {
 // confirm answers those whose fate the ledger tells: done, where it names a
 // commit that we made, and to be decided again, where it names another. It
 // returns those that are still to be promoted.
-func (f *Fleet) confirm(ctx context.Context, w *world, batch []*request) (left []*request) {
+func (f *Fleet) confirm(ctx context.Context, w *world, batch []*request, last *trial) (left []*request) {
 	for _, r := range batch {
 		done, err := f.confirmed(ctx, w, r)
+		if err == nil && done != nil {
+			err = f.arrived(ctx, w, r.bump.Image.Name, done, last)
+		}
 		switch {
 		case f.damaged(err):
 			left = append(left, r) // the next round reads anew
@@ -179,11 +187,15 @@ func (f *Fleet) confirmed(ctx context.Context, w *world, r *request) (*Promotion
 		now = entry.Bump
 	}
 	if promotion, ours := r.made[now]; ours {
-		if r.declined != nil {
-			f.bare = true // without its ledger the branch was taken
-		}
 		if behind && !f.bare {
-			if err := f.bringForward(ctx, w, entry); err != nil {
+			err := f.bringForward(ctx, w, entry)
+			if r.declined != nil && errors.As(err, new(*wire.RejectedError)) {
+				// Without its ledger the branch was taken, and the ledger alone is
+				// refused: it is the ledger. A server that was out of order for a
+				// moment gets it now.
+				f.bare, err = true, nil
+			}
+			if err != nil {
 				return nil, fmt.Errorf("the bump is on the branch, but the ledger does not name it yet: %w", err)
 			}
 		}

@@ -15,6 +15,7 @@ import (
 
 // trial is a push that was tried, and what it was to change.
 type trial struct {
+	plan    *plan
 	updates []wire.Update
 	err     error
 }
@@ -45,7 +46,7 @@ func (t *trial) moved(w *world) bool {
 // a promotion that never was.
 func (f *Fleet) send(ctx context.Context, w *world, p *plan) *trial {
 	branches, ledgers := p.updates(w)
-	t := &trial{updates: slices.Concat(branches, ledgers)}
+	t := &trial{plan: p, updates: slices.Concat(branches, ledgers)}
 	if len(t.updates) == 0 {
 		t.err = errors.New("there is nothing to push")
 		return t

@@ -104,18 +104,7 @@ func (f *File) Problematic() *File {
 	return &File{suspects: f.suspects, broken: f.broken}
 }
 
-// Others counts the sites of policies that are not ours.
-func (f *File) Others(ours func(Policy) bool) int {
-	n := 0
-	for _, site := range f.sites {
-		if !ours(site.Policy) {
-			n++
-		}
-	}
-	return n
-}
-
-// Among returns a function that knows these policies, for Problems and Others.
+// Among returns a function that knows these policies, for Problems.
 func Among(policies ...Policy) func(Policy) bool {
 	known := make(map[Policy]bool, 2*len(policies))
 	for _, p := range policies {

@@ -46,3 +46,12 @@ func Received(pack []byte, dir string, large, memory, files int64) (names []gito
 	}
 	return names, nil
 }
+
+// IsShallow says whether a commit of the copy stands at the edge of its
+// history: not all of its parents are here.
+func (s *Store) IsShallow(commit gitops.Hash) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, shallow := s.state.shallow[commit]
+	return shallow
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os/exec"
+	"slices"
 	"testing"
 
 	"github.com/go-git/go-git/v5/plumbing"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"towpath.dev/towpath/e2e/lab"
+	"towpath.dev/towpath/gitops/trust"
 )
 
 func FuzzReceive(f *testing.F) {
@@ -142,11 +144,26 @@ func FuzzTree(f *testing.F) {
 	})
 }
 
+// What package trust verifies a signature of, this package reads alike. And what
+// it shows of a commit is harmless, whoever made it.
 func FuzzCommit(f *testing.F) {
+	const people = "author A U Thor <author@example.com> 1763750000 +0100\ncommitter C O Mitter <c@example.com> 1763750001 -0330\n"
+	const tree = "tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n"
+	f.Add([]byte(tree + "parent 1111111111111111111111111111111111111111\nparent 2222222222222222222222222222222222222222\n" + people +
+		"gpgsig -----BEGIN SSH SIGNATURE-----\n AAAA\n -----END SSH SIGNATURE-----\nencoding ISO-8859-1\n\nmerge\n"))
+	f.Add([]byte(tree + people + "\nparent 1111111111111111111111111111111111111111\ntree neither\n"))
 	f.Add([]byte("tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nparent 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor A <a@b> 1 +0100\ncommitter B <c@d> 99999999999999 -9999\nencoding x\n\nsubject\x1b[31m\nbody\n"))
 	f.Add([]byte("tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\n\n\n\nm"))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		c, err := parseCommit(plumbing.ZeroHash, content)
+		if strict, refused := trust.ParseCommit(content); refused == nil {
+			if err != nil {
+				t.Fatalf("trust reads %q, and the store does not: %v", content, err)
+			}
+			if c.Tree != strict.Tree || !slices.Equal(c.Parents, strict.Parents) {
+				t.Fatalf("of %q trust reads tree %s and parents %s, the store %s and %s", content, strict.Tree, strict.Parents, c.Tree, c.Parents)
+			}
+		}
 		if err != nil {
 			return
 		}

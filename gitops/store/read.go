@@ -26,15 +26,6 @@ func (s *Store) Has(commit gitops.Hash) bool {
 	return err == nil
 }
 
-// IsShallow says whether a commit of the copy stands at the edge of its
-// history: not all of its parents are here.
-func (s *Store) IsShallow(commit gitops.Hash) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, shallow := s.state.shallow[commit]
-	return shallow
-}
-
 // Object reads an object, hashed again.
 func (s *Store) Object(h gitops.Hash) (plumbing.ObjectType, []byte, error) {
 	s.mu.Lock()

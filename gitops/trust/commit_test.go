@@ -240,16 +240,8 @@ func FuzzParseCommit(f *testing.F) {
 		if !bytes.Equal(whole, raw) {
 			t.Fatalf("%q\nis put together again as\n%q", raw, whole)
 		}
-		// And the lenient reader and go-git agree.
-		lenient, err := Read(raw)
-		if err != nil {
-			if !commit.Tree.IsZero() {
-				t.Fatalf("Read: %v", err)
-			}
-			return
-		}
-		if lenient.Tree != commit.Tree || !cmp.Equal(lenient.Parents, commit.Parents) {
-			t.Fatalf("Read sees tree %s and parents %s", lenient.Tree, lenient.Parents)
+		if commit.Tree.IsZero() {
+			return // go-git refuses it
 		}
 		compareGoGit(t, raw, commit)
 	})

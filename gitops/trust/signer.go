@@ -57,10 +57,7 @@ func (s *Signer) Sign(payload []byte) (string, error) {
 	return armored, nil
 }
 
-// Identity is the key that signs.
-func (s *Signer) Identity() Identity { return s.id }
-
-// Fingerprint is the fingerprint of Identity.
+// Fingerprint is that of the key that signs, as Identity.Fingerprint has it.
 func (s *Signer) Fingerprint() string { return s.id.Fingerprint }
 
 // Expires is when the key stops signing. ok is false for a key without an end,

@@ -5,8 +5,9 @@
 // malformed commits (CVE-2026-45022), so that a signature over one reading
 // vouched for another. ParseCommit therefore refuses every commit that two
 // parsers could read differently, and a signature is checked over exactly
-// those bytes without its header. Read is the lenient reader for showing a
-// stranger's commit; nothing it returns was verified.
+// those bytes without its header. What is only shown of a commit is read more
+// leniently, by package store, which reads the same tree and parents of whatever
+// ParseCommit takes.
 //
 // The package refuses to know repositories, branches and policies: raw bytes
 // go in, a verdict comes out. It opens no file and no connection.

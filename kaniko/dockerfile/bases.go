@@ -17,15 +17,6 @@ type Base struct {
 	Line     int    // of the instruction that asks first
 }
 
-// Repository is where the image comes from: host[:port]/path.
-func (b Base) Repository() string {
-	ref, err := name.ParseReference(b.Image, name.WeakValidation)
-	if err != nil {
-		return ""
-	}
-	return ref.Context().Name()
-}
-
 // Bases returns the images that building the target asks for, each once, in the
 // order of the Dockerfile: every FROM up to the target's, and every COPY --from
 // that names an image. scratch and the names of stages are none.

@@ -202,18 +202,6 @@ func TestBases(t *testing.T) {
 	}
 }
 
-func TestRepositoryOfABase(t *testing.T) {
-	t.Parallel()
-	for image, want := range map[string]string{
-		"golang:1":                            "index.docker.io/library/golang",
-		"registry.example.com:5000/a/b" + pin: "registry.example.com:5000/a/b",
-	} {
-		if got := (dockerfile.Base{Image: image}).Repository(); got != want {
-			t.Errorf("%s: got %s, want %s", image, got, want)
-		}
-	}
-}
-
 // Whatever somebody else wrote: no panic, and what is refused has a line that
 // exists.
 func FuzzLint(f *testing.F) {

@@ -331,6 +331,18 @@ func finished(job *batchv1.Job) bool {
 	return end != nil && end.Type != batchv1.JobFailureTarget
 }
 
+// longest is the deadline of the longest build that a config can ask for.
+const longest = 24*time.Hour + queueing
+
+// endless tells whether a Job would never end: nobody starts it, or nothing ends
+// it. No version of Towpath makes such a one.
+func endless(job *batchv1.Job) bool {
+	spec := &job.Spec
+	return spec.Suspend != nil && *spec.Suspend || spec.ManagedBy != nil && *spec.ManagedBy != batchv1.JobControllerName ||
+		spec.Parallelism != nil && *spec.Parallelism == 0 ||
+		spec.ActiveDeadlineSeconds == nil || *spec.ActiveDeadlineSeconds > int64(longest.Seconds())
+}
+
 func reasonOf(reason, message string) string {
 	return line(strings.Trim(reason+": "+message, ": "))
 }

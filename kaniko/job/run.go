@@ -88,6 +88,7 @@ func (b *Builder) round(ctx context.Context, seen *sight, what Job) (Built, erro
 	}
 	defer release()
 	if place := jobDiffers(live, want); place != "" {
+		release() // what is in the way counts by itself, if it does
 		return Built{}, b.giveWay(ctx, seen, live, place)
 	}
 	if ended := recorded(live); ended != nil {
@@ -298,7 +299,8 @@ func (b *Builder) find(ctx context.Context, job *batchv1.Job) (*batchv1.Job, err
 
 // giveWay waits for the end of a Job that has our Job's name and is not as we render
 // it, and then removes it. It waits because another version of Towpath may have made it
-// and may wait for it.
+// and may wait for it. One that has no end is
+// nobody's build.
 func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job, place string) error {
 	changed, forget := seen.listen(foreign.Name)
 	defer forget()
@@ -317,7 +319,7 @@ func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job
 	foreign = now
 	// No version of us lets a Job take longer, from now on by our own clock.
 	until := time.Now().Add(b.settings.timeout() + queueing)
-	if !finished(foreign) {
+	if !finished(foreign) && !endless(foreign) {
 		b.log.Warn("a Job that is not as rendered here has the name of a build: its end is waited for, and it is not believed",
 			"job", foreign.Name, "uid", foreign.UID, "differs", place)
 	}
@@ -325,7 +327,7 @@ func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job
 	hidden := foreign.Labels[labelManager] != manager
 	var look looks
 	look.begin(time.Now(), b.glance)
-	for !finished(foreign) && time.Now().Before(until) {
+	for !finished(foreign) && !endless(foreign) && time.Now().Before(until) {
 		next := until
 		if hidden && look.next.Before(next) {
 			next = look.next

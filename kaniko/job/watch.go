@@ -209,12 +209,12 @@ func (s *sight) pod(job types.UID) *corev1.Pod {
 	return found
 }
 
-// live names the Jobs that have not ended, whoever made them.
+// live names the Jobs that have not ended and will, whoever made them.
 func (s *sight) live() map[string]struct{} {
 	live := map[string]struct{}{}
 	for _, object := range s.jobs.GetStore().List() {
 		job, ok := object.(*batchv1.Job)
-		if !ok || finished(job) {
+		if !ok || finished(job) || endless(job) {
 			continue
 		}
 		// The Job's own word comes a second or two after its pod's.

@@ -20,9 +20,7 @@ import (
 type Options struct {
 	// Secret reads every key of the secret in a directory, as it is at this
 	// moment.
-	Secret   func(dir string) (map[string][]byte, error)
-	Limits   layout.Limits
-	Progress registry.Progress // may be nil
+	Secret func(dir string) (map[string][]byte, error)
 }
 
 // Run publishes and says how it went; it never panics on what a build left.
@@ -38,7 +36,7 @@ func Run(ctx context.Context, step kaniko.Publish, options Options) kaniko.Repor
 
 func run(ctx context.Context, step kaniko.Publish, options Options) (digest string, size int64, err error) {
 	order := step.Order
-	built, err := layout.Read(ctx, step.Layout, options.Limits)
+	built, err := layout.Read(ctx, step.Layout, layout.Limits{})
 	if err != nil {
 		return "", 0, err
 	}
@@ -60,7 +58,7 @@ func run(ctx context.Context, step kaniko.Publish, options Options) (digest stri
 		return "", 0, err
 	}
 	defer client.Close()
-	return client.Push(ctx, image, options.Progress)
+	return client.Push(ctx, image, nil)
 }
 
 // failure is a report of an error, with what a person can do about it.

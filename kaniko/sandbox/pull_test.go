@@ -95,34 +95,6 @@ func TestBaseBehindCredential(t *testing.T) {
 	}
 }
 
-// TestBuildsWaitForEachOther: not more at once than Concurrency.
-func TestBuildsWaitForEachOther(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t, nil)
-	w.builder.Concurrency = 1
-	w.dockerfile(t, "FROM BASE\nRUN echo began && sleep 0.3 && echo ended\n")
-	var group errgroup.Group
-	for range 3 {
-		group.Go(func() error {
-			_, err := w.builder.Run(t.Context(), w.job())
-			return err
-		})
-	}
-	if err := group.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	var order []string
-	for _, line := range w.lines {
-		if line == "began" || line == "ended" {
-			order = append(order, line)
-		}
-	}
-	if got := strings.Join(order, " "); got != "began ended began ended began ended" {
-		t.Errorf("the builds ran so: %s", got)
-	}
-	w.nothingLeft(t)
-}
-
 // TestSideBySide: builds at once, in places of their own, all come out the same.
 func TestSideBySide(t *testing.T) {
 	t.Parallel()

@@ -24,8 +24,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/semaphore"
-
 	"towpath.dev/towpath/kaniko"
 	"towpath.dev/towpath/kaniko/executor"
 )
@@ -47,9 +45,8 @@ type Builder struct {
 
 	// FirstID is where 256 ranges of 65536 user and group ids each begin. A build takes
 	// one that no other build on this machine has. 0: 0x70000000.
-	FirstID     uint32
-	Concurrency int      // builds at once, the others wait; 0: no bound
-	Allow       []string // private addresses that builds may reach: host:port, address or CIDR
+	FirstID uint32
+	Allow   []string // private addresses that builds may reach: host:port, address or CIDR
 
 	Log      *slog.Logger      // what happens, not what builds print; nil: nowhere
 	Progress func(line string) // called with each line that a build prints, cleaned; may be nil
@@ -57,7 +54,6 @@ type Builder struct {
 	mu        sync.Mutex
 	executor  executorFile
 	installed executorFile // the copy in Dir, when it was last looked into
-	turns     *semaphore.Weighted
 }
 
 // Job is one build. The directories of secrets hold a file per key; they are
@@ -88,12 +84,6 @@ func (b *Builder) Run(ctx context.Context, job Job) (Built, error) {
 	if err := b.ready(job); err != nil {
 		return Built{}, err
 	}
-	done, err := b.takeTurn(ctx)
-	if err != nil {
-		return Built{}, err
-	}
-	defer done()
-
 	p, err := b.claim()
 	if err != nil {
 		return Built{}, err
@@ -211,23 +201,6 @@ func (b *Builder) ready(job Job) error {
 		return fmt.Errorf("the order is for executor %s, and this machine has %s", job.Order.Executor, digest)
 	}
 	return nil
-}
-
-// takeTurn waits until fewer than Concurrency builds are at work.
-func (b *Builder) takeTurn(ctx context.Context) (done func(), err error) {
-	if b.Concurrency <= 0 {
-		return func() {}, nil
-	}
-	b.mu.Lock()
-	if b.turns == nil {
-		b.turns = semaphore.NewWeighted(int64(b.Concurrency))
-	}
-	turns := b.turns
-	b.mu.Unlock()
-	if err := turns.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("wait for another build to end: %w", err)
-	}
-	return func() { turns.Release(1) }, nil
 }
 
 func (b *Builder) runtime() string { return or(b.Runtime, "runc") }

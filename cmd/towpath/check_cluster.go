@@ -6,8 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
-	"path"
-	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
 
@@ -59,16 +57,6 @@ func (c *checker) watched(ctx context.Context, target *config.Target) []finding 
 		found = []finding{{subject, good, fmt.Sprintf("GitRepository %s may be asked to pull, and what is applied is read", repository), ""}}
 	}
 	return found
-}
-
-// place is a repository's host and path, however its URL is written: one may be
-// read over SSH and watched over HTTPS.
-func place(address string) string {
-	parsed, err := gitURL(address)
-	if err != nil {
-		return "(no URL)"
-	}
-	return strings.ToLower(parsed.Hostname()) + strings.TrimSuffix(path.Clean("/"+parsed.Path), ".git")
 }
 
 // events checks whether somebody listens where events go. None is sent.
