@@ -60,14 +60,15 @@ func openCluster(log *slog.Logger) (*cluster, error) {
 	}
 	c.config.UserAgent = "towpath/" + cmp.Or(version, "dev")
 	c.config.WarningHandler = rest.NoWarnings{}
-	// What Kubernetes' own libraries log about their retries is for who looks
-	// for it; what becomes of their work is told by who asked for it.
+	// What Kubernetes' libraries log about their retries is only of use at debug level:
+	// what fails in the end is an error, which our own code tells.
 	klog.SetSlogLogger(slog.New(quiet{log.Handler()}))
 	return &c, nil
 }
 
-// cluster is the cluster for what a config can do without: asking Flux, and
-// leader election. One that cannot be opened is told of if the config names it.
+// cluster opens the cluster for what a config can do without: asking Flux, and leader
+// election. nil: there is none, or it cannot be opened. The latter is a warning if the
+// config has a use for it.
 func (g *globals) cluster(cfg *config.Config) *cluster {
 	in, err := openCluster(g.log)
 	if err != nil {

@@ -9,9 +9,9 @@ import (
 	"towpath.dev/towpath/gitops/store"
 )
 
-// unusedFor is how long nobody must have used a cached copy of a repository until
-// it is removed: what a changed config left, or a command with another one. A
-// Monday's command still finds what Friday's has left.
+// unusedFor is how long a cached copy of a repository must have been unused before it
+// is removed. Such copies are left by a changed config, or by commands with another
+// config. Four days, so that a command on Monday still finds what Friday's has left.
 const unusedFor = 4 * 24 * time.Hour
 
 // discard removes the cached copies of repositories that nobody has used for long.

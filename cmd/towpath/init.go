@@ -28,7 +28,7 @@ type setup struct {
 	url        string
 	branch     string
 	path       string
-	git        string // spec.git of Flux's automation, as YAML without its commit's signing key; empty: written anew
+	git        string // spec.git taken over from Flux's automation, as YAML, with our signing key; empty: it is written anew
 	email      string
 	fleet      string // Secret of the GitOps repository
 	gitSecret  string // of the sources; empty: they are public
@@ -39,14 +39,14 @@ type setup struct {
 	automation string
 	egress     []string
 	images     []proposal
-	first      bool     // the only image is one that was asked for
-	noFlux     bool     // nobody is to be asked to pull
+	first      bool     // the one image is asked for on the terminal
+	noFlux     bool     // the person answered that Flux is not to be asked to pull
 	specs      []string // of --image
-	advice     []string // what a person must do besides
+	advice     []string // what a person must do besides, told at the end
 
-	objects *automation.Objects // of --from-flux; nil: none
-	update  automation.Update   // the one that is taken over
-	left    []string            // images that stay Flux's since others make them, with their policies
+	objects *automation.Objects // what --from-flux found; nil: without the flag
+	update  automation.Update   // the automation that is taken over
+	left    []string            // images that are left to Flux because others make them, with their policies
 }
 
 // proposal is an image to promote. Where its source is not known yet, it is
@@ -180,8 +180,8 @@ func (s *setup) places() error {
 	return nil
 }
 
-// resolved is a path without the symlinks on its way, of which the end need not
-// exist.
+// resolved is a path without the symlinks on its way. The path, or the end of it, need
+// not exist.
 func resolved(path string) string {
 	rest := ""
 	for dir := path; ; dir = filepath.Dir(dir) {
@@ -259,7 +259,8 @@ func (s *setup) write(cmd *cobra.Command) error {
 // renewBase writes the manifests of this version over those of another.
 func (s *setup) renewBase() error {
 	base := filepath.Join(s.out, "base")
-	// By the binding of Towpath's own policy: every version has it, and nobody else.
+	// What may be overwritten is known by the binding of Towpath's own admission policy:
+	// every version of the manifests has it, and nobody else's.
 	admission, err := os.ReadFile(filepath.Join(base, "admission.yaml"))
 	if err != nil || !strings.Contains(string(admission), "policyName: towpath-builds\n") {
 		return hinted{fmt.Errorf("init: %s holds no manifests of Towpath", base), "towpath init without --renew writes them"}

@@ -19,8 +19,8 @@ import (
 	"towpath.dev/towpath/gitops/marker"
 )
 
-// readFlux takes over what Flux's own image automation does in a clone of the
-// GitOps repository. What a flag says stays as it says.
+// readFlux takes over what Flux's own image automation does, as a clone of the GitOps
+// repository has it. What was given by a flag, as said tells, stays.
 func (s *setup) readFlux(said func(flag string) bool) error {
 	objects, err := readClone(s.fromFlux)
 	if err != nil {
@@ -70,8 +70,8 @@ func (s *setup) readFlux(said func(flag string) bool) error {
 	return nil
 }
 
-// farewell says which objects of Flux go, now that it is known which images are
-// taken over: those whose source is known.
+// farewell advises which objects of Flux have to be deleted. It comes after all
+// questions, since only images whose source is known are taken over.
 func (s *setup) farewell() {
 	if s.objects == nil {
 		return
@@ -156,8 +156,8 @@ func (s *setup) chooseAutomation(objects *automation.Objects) (automation.Update
 	return automation.Update{}, usageError{fmt.Errorf("%s has several: %s", s.fromFlux, strings.Join(names, ", ")), "name the one to take over by --automation NAMESPACE/NAME; the others become targets of their own later"}
 }
 
-// takeGit takes spec.git as it is, but for who signs: every bump is signed, with
-// a key of Towpath's own.
+// takeGit takes spec.git over as it is, except for the signing key: every bump is
+// signed, with a key of Towpath's own.
 func (s *setup) takeGit(update automation.Update, branchSaid, emailSaid bool) error {
 	if update.Spec.GitSpec == nil {
 		return nil
@@ -196,7 +196,8 @@ func (s *setup) takeGit(update automation.Update, branchSaid, emailSaid bool) er
 	return nil
 }
 
-// tellAuthor says whose name bumps bear, where that was Flux's.
+// tellAuthor advises that bumps will bear the author that Flux's automation had, where
+// no flag gave another.
 func (s *setup) tellAuthor(update automation.Update, author flux.CommitUser, emailSaid bool) {
 	whose := "the author"
 	switch {

@@ -19,11 +19,11 @@ const leaseName = "towpath"
 
 // lead does the daemon's work: at once, or whenever this copy holds the Lease.
 //
-// Where the config says nothing, it is a matter of what is allowed: a pod that
-// may have the Lease takes part, and what cannot be asked now is asked again.
-// A copy that waits opens nothing and polls nobody: its first round after the
-// hand-over costs a fetch, and two copies that poll would cost twice as much
-// for ever. status and why, run in its pod, read the world as anywhere.
+// Where the config does not say whether to take part, a pod that has the right to the
+// Lease does; while the API server cannot be asked about that right, the pod asks again.
+// A copy that waits opens nothing and polls nobody. That makes its first round after the
+// hand-over slower by a fetch, and spares polling twice for good. status and why work in
+// its pod as anywhere.
 func (g *globals) lead(ctx context.Context, cfg *config.Config, in *cluster, told *telling, work func(context.Context)) {
 	wanted := cfg.LeaderElection.Enabled
 	switch {
@@ -96,7 +96,7 @@ func (c *cluster) identity() string {
 // whileIdle beats for a copy that waits for its turn, as the loop does for one
 // that works: neither is stuck. It returns the work to be done in a turn.
 func whileIdle(ctx context.Context, beat func(), work func(context.Context)) func(context.Context) {
-	var turn sync.Mutex // held by who works, and by who beats
+	var turn sync.Mutex // held while this copy works, and while it beats for a copy that waits
 	beatIfIdle := func() {
 		if turn.TryLock() {
 			defer turn.Unlock()
@@ -133,7 +133,7 @@ func newFeed(groups []reconcile.Group) *feed {
 	return &feed{groups: groups, out: make(chan []reconcile.Group, 1)}
 }
 
-// put replaces the deliveries, and those that nobody has taken yet.
+// put replaces the deliveries. Earlier ones that nobody has taken are dropped.
 func (f *feed) put(groups []reconcile.Group) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -149,6 +149,7 @@ func (f *feed) begin() <-chan []reconcile.Group {
 	return f.out
 }
 
+// hand leaves the newest deliveries in the channel. Callers hold f.mu.
 func (f *feed) hand() {
 	select {
 	case <-f.out:

@@ -52,8 +52,8 @@ type fluxView struct {
 // patience bounds one question to the API server for who waits at a terminal.
 const patience = 5 * time.Second
 
-// fluxView connects to the cluster where there is one and a target names a
-// GitRepository in it.
+// fluxView connects to the cluster; nil where there is none, or no target names a
+// GitRepository.
 func (g *globals) fluxView(cfg *config.Config) *fluxView {
 	if !slices.ContainsFunc(cfg.GitOps, func(t config.Target) bool { return t.Flux != nil }) {
 		return nil
@@ -144,7 +144,8 @@ func holdsBump(ctx context.Context, target *fleet.Fleet, image fleet.Image, at f
 	return &live, nil
 }
 
-// together: live where all of them are, and not where one is known not to be.
+// together tells whether a bump is live: where all Kustomizations hold it. nil where
+// that is not known of one of them, or there is none.
 func together(all []appliedBy) *bool {
 	if len(all) == 0 {
 		return nil
@@ -169,7 +170,7 @@ func gitRepository(targets []config.Target, name string) (types.NamespacedName, 
 	return types.NamespacedName{}, false
 }
 
-// column is what the table of status says.
+// column is the cell in status's column LIVE.
 func (a *applied) column() string {
 	switch {
 	case a == nil || a.Live == nil:

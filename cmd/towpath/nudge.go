@@ -12,13 +12,13 @@ import (
 	"towpath.dev/towpath/reconcile"
 )
 
-// nudges ask Flux to pull what was pushed: once for each push, however many
-// images it promoted, beside the rounds and never in their way. Whatever comes
-// of that, the bump is pushed, and Flux pulls it at its next interval.
+// nudges ask Flux to pull what was pushed: once for each push, however many images it
+// promoted. That happens in the background and delays no round. If it fails, Flux finds
+// the bump at its next interval.
 //
-// A process that dies between the two leaves a push that nobody asked Flux for.
-// So each looks once, for each target, whether Flux has fetched what it finds
-// promoted there when it begins.
+// A process that dies between push and nudge leaves a push that Flux was not told of. So
+// every process looks once for each target, when it starts, whether Flux has fetched
+// what is promoted there.
 type nudges struct {
 	log        *slog.Logger
 	flux       *flux.Client
@@ -26,8 +26,8 @@ type nudges struct {
 
 	mu      sync.Mutex
 	pushed  map[string]string               // by target: the head that Flux was asked for last
-	looked  map[string]bool                 // by target: whether what was found at the beginning was seen to
-	told    map[types.NamespacedName]string // what was said to be wrong
+	looked  map[string]bool                 // by target: whether the look at the start was done, or is not needed any more
+	told    map[types.NamespacedName]string // by GitRepository: the error that was logged last
 	working sync.WaitGroup
 }
 
@@ -64,9 +64,9 @@ func (n *nudges) report(ctx context.Context, o reconcile.Outcome) {
 	n.working.Go(func() { n.nudge(ctx, repository, o.Target) })
 }
 
-// found sees to what an earlier process promoted: if Flux has not fetched that
-// yet, it is asked to. Somebody else may have pushed since: then Flux is asked
-// for nothing, once.
+// found is the look at the start: if Flux has not fetched what an earlier process
+// promoted, it is asked to pull. Where somebody else has pushed since, that is one nudge
+// too many, and harmless.
 func (n *nudges) found(ctx context.Context, repository types.NamespacedName, o reconcile.Outcome) {
 	n.mu.Lock()
 	again := o.Tip == "" || n.looked[o.Target]
@@ -91,6 +91,7 @@ func (n *nudges) found(ctx context.Context, repository types.NamespacedName, o r
 	})
 }
 
+// nudge asks Flux to pull, in a few attempts.
 func (n *nudges) nudge(ctx context.Context, repository types.NamespacedName, target string) {
 	var err error
 	for _, pause := range nudgePauses {
@@ -111,7 +112,8 @@ func (n *nudges) nudge(ctx context.Context, repository types.NamespacedName, tar
 	n.tell(repository, target, err)
 }
 
-// tell says what is wrong once, until something else is or nothing.
+// tell logs the outcome of a nudge. An error is logged once, until it is another one or
+// is gone.
 func (n *nudges) tell(repository types.NamespacedName, target string, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -128,7 +130,7 @@ func (n *nudges) tell(repository types.NamespacedName, target string, err error)
 	n.log.Warn("Flux was not asked to pull at once: it pulls at its next interval", "target", target, "gitRepository", repository, "error", text, "hint", hintOf(err))
 }
 
-// close waits for what is under way.
+// close waits for the nudges that are under way, until the context ends.
 func (n *nudges) close(ctx context.Context) {
 	done := make(chan struct{})
 	go func() { n.working.Wait(); close(done) }()

@@ -16,9 +16,9 @@ import (
 	"towpath.dev/towpath/reconcile/metrics"
 )
 
-// telling is who else hears of outcomes, besides the log: Flux, which is asked
-// to pull, notification-controller and a collector of metrics. Each only where
-// there is one, and none of them delays or fails a round.
+// telling is who hears of outcomes besides the log: Flux, which is asked to pull,
+// notification-controller, and a collector of metrics. Each is nil where there is none,
+// and none of them delays or fails a round.
 type telling struct {
 	ctx     context.Context
 	ended   atomic.Int64 // when ctx ended, in nanoseconds of the Unix time; 0: not yet
@@ -28,8 +28,8 @@ type telling struct {
 	metrics *metrics.Recorder
 }
 
-// farewell is how long the end waits for what is still to be told, unless what
-// was in flight took that long already.
+// farewell is how long close waits for what is still to be told, unless ending the work
+// in flight has used up that time.
 const farewell = 3 * time.Second
 
 // tell finds out who is to hear of outcomes. What cannot be reached or

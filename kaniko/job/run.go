@@ -299,8 +299,7 @@ func (b *Builder) find(ctx context.Context, job *batchv1.Job) (*batchv1.Job, err
 
 // giveWay waits for the end of a Job that has our Job's name and is not as we render
 // it, and then removes it. It waits because another version of Towpath may have made it
-// and may wait for it. One that has no end is
-// nobody's build.
+// and may wait for it. A Job that has no end is nobody's build.
 func (b *Builder) giveWay(ctx context.Context, seen *sight, foreign *batchv1.Job, place string) error {
 	changed, forget := seen.listen(foreign.Name)
 	defer forget()
