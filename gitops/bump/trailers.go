@@ -113,8 +113,8 @@ func (t *Trailers) check() error {
 	return nil
 }
 
-// secretive: a URL holds what may be a secret, a password or a token in the
-// user's place. What a commit says cannot be taken back.
+// secretive tells whether a URL holds what may be a secret: a password, or a token in
+// the place of the user. What a commit says cannot be taken back.
 func secretive(address string) bool {
 	u, err := url.Parse(address)
 	if err != nil || u.User == nil {

@@ -280,8 +280,8 @@ func (f *Fleet) recordOf(c gitops.Commit) (*record, error) {
 	return nil, nil
 }
 
-// keysError: our own keys could not be read, so nothing can be said of anybody's
-// signature.
+// keysError says that our own keys could not be read, so that no signature can be
+// judged.
 type keysError struct{ err error }
 
 func (e *keysError) Error() string { return "our keys: " + e.err.Error() }

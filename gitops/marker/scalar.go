@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// errLost: the bytes at a node's place are not the node's. The library and
+// errLost says that the bytes at the place of a node are not those of the node. The library and
 // this package read the file differently, and then nothing is edited.
 var errLost = errors.New("its value was not found where the YAML library places it")
 

@@ -135,7 +135,7 @@ func (w watch) covers(parts []string, isDir bool) bool {
 	return false
 }
 
-// covers: the pattern matches the path or a directory above it.
+// covers tells whether the pattern matches the path or a directory above it.
 func (p pattern) covers(parts []string, isDir bool) bool {
 	if p.all {
 		return true

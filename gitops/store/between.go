@@ -147,10 +147,10 @@ func (g graph) below(commit gitops.Hash) (all hashSet, open []gitops.Hash) {
 	return all, open
 }
 
-// settled: base's history goes on below the open commits, and might come to one
-// of apart there, unless each of those has the open commits among its own
-// ancestors. What stands on base cannot be met. The lowest commits of apart
-// speak for all.
+// settled tells whether knowing more history could not change which commits are apart.
+// Base's history goes on below the open commits, and might lead to a commit of apart
+// there. It cannot where that commit has all open commits among its own ancestors, or
+// descends from base. It is enough to look at the lowest commits of apart.
 func (g graph) settled(base gitops.Hash, apart hashSet, open []gitops.Hash) bool {
 	if len(open) == 0 {
 		return true

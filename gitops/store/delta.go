@@ -35,8 +35,9 @@ func deltaSize(b []byte) (size int64, rest []byte, ok bool) {
 	return 0, nil, false
 }
 
-// makes is how many bytes operations make, if they are what operations are: it looks
-// no further than past a limit.
+// makes is how many bytes a delta's operations make in all. It counts no further than
+// just past the limit. Whether the operations are well-formed is for applyDelta to find
+// out.
 func makes(ops []byte, limit int64) (total int64) {
 	for at := 0; at < len(ops) && total <= limit; {
 		op := ops[at]

@@ -218,6 +218,7 @@ func (s *Store) request(tips []gitops.Hash, depth int) (wire.FetchRequest, error
 	return r, nil
 }
 
+// here tells whether an object is in the copy. Callers hold the lock.
 func (s *Store) here(h gitops.Hash) (bool, error) {
 	p, _, err := s.locate(h)
 	return p != nil, err
@@ -348,9 +349,11 @@ func (s *Store) closure(in *received, edge []gitops.Hash) (shallow map[gitops.Ha
 	return shallow, nil, nil
 }
 
-// hole is what a received pack lacks: not damage of ours.
+// hole is an object that a received pack lacks. Unlike missing, it is the server's
+// fault and not damage of ours.
 func hole(h gitops.Hash) error { return fmt.Errorf("%w: %s", ErrMissing, h) }
 
+// isOvergrown tells whether the copy is to be begun anew, see maxShallow and overgrown.
 func (s *Store) isOvergrown() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -195,7 +195,7 @@ func readSized(source io.Reader, size int64) ([]byte, error) {
 	return content, nil
 }
 
-// cut tells an end that came too early from an end.
+// cut makes of io.EOF, where more had to come, io.ErrUnexpectedEOF.
 func cut(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

@@ -32,7 +32,7 @@ type history struct {
 	cut   []gitops.Hash // of seen: not looked into, being not here
 }
 
-// whole: every ancestor is known.
+// whole tells whether every ancestor is known.
 func (h history) whole() bool { return len(h.edge) == 0 && len(h.cut) == 0 }
 
 // walk follows a commit's history through a number of generations, but not

@@ -113,6 +113,7 @@ func (s *Store) object(h gitops.Hash, limit int64) (plumbing.ObjectType, []byte,
 	return typ, bytes.Clone(content), nil // the cache may hold it too
 }
 
+// missing is damage: an object that should be here is not.
 func missing(h gitops.Hash) error { return fmt.Errorf("%w: %w: %s", ErrCorrupt, ErrMissing, h) }
 
 // readChecked reads an object and hashes what came.
@@ -134,7 +135,9 @@ func readChecked(r *reader, p *pack, offset int64, h gitops.Hash, limit int64) (
 	return typ, content, nil
 }
 
-// damaged tells damage from a machine that cannot read just now.
+// damaged is ErrCorrupt where an object could not be read because the copy is damaged.
+// Where the machine cannot read just now, it is the plain error: to wipe the copy would
+// mend nothing.
 func damaged(h gitops.Hash, err error) error {
 	var path *fs.PathError
 	if errors.As(err, &path) && !errors.Is(err, fs.ErrNotExist) {

@@ -115,10 +115,10 @@ func (c *Raw) parse(raw []byte) error {
 // headerReader walks the header lines of a commit.
 type headerReader struct{ rest []byte }
 
-// atEnd: what comes next is the empty line before the message.
+// atEnd tells whether what comes next is the empty line before the message.
 func (h *headerReader) atEnd() bool { return len(h.rest) > 0 && h.rest[0] == '\n' }
 
-// next: what comes next is a header of that name.
+// next tells whether what comes next is a header of that name.
 func (h *headerReader) next(name string) bool {
 	return bytes.HasPrefix(h.rest, []byte(name+" "))
 }

@@ -112,7 +112,7 @@ func (a address) String() string {
 	return gitops.Line(a.scheme+"://"+a.host+path, 300)
 }
 
-// loopback: the host is this machine, so nothing leaves it.
+// loopback tells whether the host is this machine, so that nothing leaves it.
 func (a address) loopback() bool {
 	name := a.hostname()
 	ip := net.ParseIP(name)

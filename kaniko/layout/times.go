@@ -144,7 +144,7 @@ func clamp(to io.Writer, from io.Reader, at time.Time) error {
 	return writer.Close()
 }
 
-// owned: a file can have this owner.
+// owned tells whether a file can have this owner.
 func owned(id int) bool { return id >= 0 && id <= math.MaxUint32 }
 
 // recorder tells a header that archive/tar does not write from a writer that
