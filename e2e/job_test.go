@@ -295,6 +295,11 @@ func TestBuildsInJobs(t *testing.T) {
 	if again.UID == failed.UID {
 		t.Error("it was not built again")
 	}
+	for _, args := range [][]string{{"status"}, {"why", "podinfo"}} {
+		if out, _, _ := strings.Cut(j.towpath(0, args...), "history:"); !strings.Contains(out, "Job "+again.Name+" ") || strings.Contains(out, "faulty") || strings.Contains(out, "towpath retry") {
+			t.Errorf("%s while it is built again says\n%s", args[0], out)
+		}
+	}
 	j.end(pod, corev1.PodSucceeded, kaniko.Report{}, kaniko.Report{Digest: digest, Size: 1}, 0)
 	end(0)
 

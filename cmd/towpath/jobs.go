@@ -67,6 +67,9 @@ func (v *jobView) last(s reconcile.Sight, history reconcile.Outcome) soFar {
 	case !there:
 		return soFar{last: history}
 	case standing.Doing != "":
+		if history.State == reconcile.Faulty {
+			history = reconcile.Outcome{} // of a Job before this one
+		}
 		return soFar{last: history, building: fmt.Sprintf("Job %s %s; made %s ago", standing.Job, standing.Doing, age(standing.Made))}
 	case standing.Failure == nil:
 		return soFar{last: history}
