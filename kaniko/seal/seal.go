@@ -58,14 +58,18 @@ type Sealed struct {
 	Clash *Clash       // nil: nobody else used our tag
 }
 
-// Clash is an image that is not ours under a tag that is.
+// Clash is an image under a tag of ours that is not of the build asked for.
 type Clash struct {
 	Repository string
 	Tag        string
 	Digest     string // sha256:<hex>
+	Another    bool   // we sealed it, for another build of the commit; false: somebody else's
 }
 
 func (c *Clash) String() string {
+	if c.Another {
+		return fmt.Sprintf("%s:%s names %s, which we sealed for another build of that commit: by another kaniko, or from another config", c.Repository, c.Tag, c.Digest)
+	}
 	return fmt.Sprintf("%s:%s names %s, which we did not seal", c.Repository, c.Tag, c.Digest)
 }
 
@@ -111,7 +115,7 @@ func (i *Images) Seal(ctx context.Context, order kaniko.Order, image kaniko.Imag
 	if image.Size, err = measure(manifest); err != nil {
 		return fail(err)
 	}
-	if image.Provenance, err = search.provenance(ctx, image.Digest); err != nil {
+	if image.Provenance, _, err = search.provenance(ctx, image.Digest); err != nil {
 		return fail(err)
 	}
 	if image.Provenance == "" {
@@ -194,11 +198,12 @@ func (s *search) under(ctx context.Context, repository, tag string) (Sealed, err
 	if odd != nil {
 		return Sealed{Clash: clash}, err
 	}
-	provenance, err := s.provenance(ctx, manifest.Digest)
+	provenance, another, err := s.provenance(ctx, manifest.Digest)
 	if err != nil {
 		return Sealed{}, err
 	}
 	if provenance == "" {
+		clash.Another = another
 		return Sealed{Clash: clash}, nil
 	}
 	return Sealed{Image: kaniko.Image{
@@ -208,11 +213,11 @@ func (s *search) under(ctx context.Context, repository, tag string) (Sealed, err
 
 // provenance finds our seal of an image for this build among all that is
 // attached to it, and returns the digest of the manifest that carries it; empty
-// if there is none.
-func (s *search) provenance(ctx context.Context, digest string) (string, error) {
+// if there is none. another tells whether there is one of ours for another build.
+func (s *search) provenance(ctx context.Context, digest string) (carrier string, another bool, err error) {
 	candidates, _, err := s.client.Referrers(ctx, digest, bundleMediaType)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	candidates = slices.DeleteFunc(candidates, func(d v1.Descriptor) bool {
 		predicate, ok := d.Annotations[annotationPredicate]
@@ -224,7 +229,7 @@ func (s *search) provenance(ctx context.Context, digest string) (string, error) 
 
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
-	ours := make([]bool, len(candidates))
+	ours, others := make([]bool, len(candidates)), make([]bool, len(candidates))
 	for n, candidate := range candidates {
 		group.Go(func() error {
 			statement, err := s.read(inner, candidate.Digest.String(), digest)
@@ -232,7 +237,10 @@ func (s *search) provenance(ctx context.Context, digest string) (string, error) 
 			case err == nil && statement.Key() == s.build:
 				ours[n] = true
 				return errFound
-			case err == nil || errors.Is(err, ErrNotOurs) || errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrCorrupt):
+			case err == nil:
+				others[n] = true
+				return nil
+			case errors.Is(err, ErrNotOurs) || errors.Is(err, registry.ErrNotFound) || errors.Is(err, registry.ErrCorrupt):
 				return nil
 			default:
 				return err
@@ -241,9 +249,9 @@ func (s *search) provenance(ctx context.Context, digest string) (string, error) 
 	}
 	err = group.Wait()
 	if at := slices.Index(ours, true); at >= 0 {
-		return candidates[at].Digest.String(), nil
+		return candidates[at].Digest.String(), false, nil
 	}
-	return "", err
+	return "", slices.Contains(others, true), err
 }
 
 var errFound = errors.New("found")
@@ -336,7 +344,7 @@ func (s *search) tag(ctx context.Context, tag string, image kaniko.Image, manife
 		// Another copy of us was faster, with the same build.
 		return there, nil
 	}
-	clash := &Clash{Repository: image.Repository, Tag: tag, Digest: taken.Digest}
+	clash := &Clash{Repository: image.Repository, Tag: tag, Digest: taken.Digest, Another: there.Clash != nil && there.Clash.Another}
 	for _, digits := range []int{8, 16, 32} {
 		aside := tag + "-" + strings.TrimPrefix(image.Digest, "sha256:")[:digits]
 		err = s.client.Tag(ctx, manifest, aside)

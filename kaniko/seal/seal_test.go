@@ -207,7 +207,10 @@ func TestSealThenFind(t *testing.T) {
 			other.Args = map[string]string{"VERSION": "1.3"}
 			found, err := w.images.Find(t.Context(), other)
 			if err != nil || found.Image.Digest != "" || found.Clash == nil || found.Clash.Digest != pushed.Digest {
-				t.Errorf("%+v, %v", found, err)
+				t.Fatalf("%+v, %v", found, err)
+			}
+			if said := found.Clash.String(); !strings.Contains(said, "which we sealed for another build of that commit") {
+				t.Errorf("our own image is told as somebody else's: %s", said)
 			}
 		})
 		t.Run("a rotated key adopts with the former public key alone", func(t *testing.T) {
