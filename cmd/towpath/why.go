@@ -59,6 +59,7 @@ nothing.`,
 	}
 }
 
+// why answers what stands where, and why, for an image's name or for a hash.
 func (g *globals) why(ctx context.Context, what string) error {
 	cfg, w, groups, err := g.open("")
 	if err != nil {
@@ -69,32 +70,8 @@ func (g *globals) why(ctx context.Context, what string) error {
 	if err != nil {
 		return err
 	}
-	named := cfg.Image(what) != nil
-	inCluster, building := g.fluxView(cfg), w.jobView(ctx)
-	answers := each(groups, func(d *reconcile.Delivery) *answer {
-		if named && d.Image.Name != what {
-			return nil
-		}
-		s := d.Look(ctx)
-		var history []reconcile.Outcome
-		for _, o := range past {
-			if o.Image == d.Image.Name && o.Target == d.Target && (named || mentions(o, what)) {
-				history = append(history, o)
-			}
-		}
-		a := answerOf(s, history, building)
-		if applied := inCluster.of(ctx, d, s.Promoted); applied != nil {
-			a.Gates, a.Applied = append(a.Gates, liveGate(applied)), applied
-		}
-		a.Notices = append(a.Notices, gone(ctx, d, s)...)
-		if !named {
-			if a.Promotions, a.Commit, a.err = pastOf(ctx, d, s.Promoted, what); a.err == nil &&
-				!mentions(s.Outcome, what) && len(history) == 0 && len(a.Promotions) == 0 && a.Commit == nil {
-				return nil
-			}
-		}
-		return a
-	})
+	q := inquiry{what: what, image: cfg.Image(what) != nil, past: past, flux: g.fluxView(cfg), jobs: w.jobView(ctx)}
+	answers := each(groups, func(d *reconcile.Delivery) *answer { return q.about(ctx, d) })
 	var found []*answer
 	var failed several
 	for _, a := range answers {
@@ -121,6 +98,42 @@ func (g *globals) why(ctx context.Context, what string) error {
 			printAnswer(out, a)
 		}
 	})
+}
+
+// inquiry is what somebody asks about, and where the answers are read.
+type inquiry struct {
+	what  string
+	image bool // what is an image's name; else a commit, a digest or a bump, perhaps cut
+	past  []reconcile.Outcome
+	flux  *fluxView
+	jobs  *jobView
+}
+
+// about answers for one delivery; nil: it has nothing to do with what was asked about.
+func (q inquiry) about(ctx context.Context, d *reconcile.Delivery) *answer {
+	if q.image && d.Image.Name != q.what {
+		return nil
+	}
+	s := d.Look(ctx)
+	var history []reconcile.Outcome
+	for _, o := range q.past {
+		if o.Image == d.Image.Name && o.Target == d.Target && (q.image || mentions(o, q.what)) {
+			history = append(history, o)
+		}
+	}
+	a := answerOf(s, history, q.jobs)
+	if applied := q.flux.of(ctx, d, s.Promoted); applied != nil {
+		a.Gates, a.Applied = append(a.Gates, liveGate(applied)), applied
+	}
+	a.Notices = append(a.Notices, gone(ctx, d, s)...)
+	if q.image {
+		return a
+	}
+	a.Promotions, a.Commit, a.err = pastOf(ctx, d, s.Promoted, q.what)
+	if a.err == nil && !mentions(s.Outcome, q.what) && len(history) == 0 && len(a.Promotions) == 0 && a.Commit == nil {
+		return nil
+	}
+	return a
 }
 
 // mentions tells whether an outcome is about a commit, a digest or a bump,
