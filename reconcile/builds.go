@@ -10,9 +10,9 @@ import (
 
 // Builds keeps the work on images within bounds. Each order is worked on once,
 // however many deliveries ask for it. Only so many are built at a time. And a build
-// that failed by its own fault is not repeated while the process lives; where the
-// builder itself remembers failures (kaniko.BuildError.Kept), as Jobs do, it is asked
-// again. It is safe for concurrent use.
+// that failed by its own fault is not repeated until the config changes or the process
+// ends; where the builder itself remembers failures (kaniko.BuildError.Kept), as with
+// Jobs, the builder is asked again. It is safe for concurrent use.
 type Builds struct {
 	slots chan struct{}
 

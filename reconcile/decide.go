@@ -81,9 +81,8 @@ func (r Rules) review(promoted fleet.State) string {
 	return promoted.Branch
 }
 
-// Fate is what became of the newest bump, for who is told of its source commit:
-// promoted, proposed, rejected, unmerged, undone, overwritten or observed. Empty: there is
-// no bump.
+// Fate is what became of the newest bump, in a word for people: promoted, proposed,
+// rejected, unmerged, undone, overwritten or observed. Empty: there is no bump.
 func Fate(promoted fleet.State) string {
 	switch {
 	case promoted.Entry == nil:

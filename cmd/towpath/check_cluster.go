@@ -15,7 +15,8 @@ import (
 	"towpath.dev/towpath/reconcile/events"
 )
 
-// What Towpath can do without is checked for warnings: nothing fails for it.
+// The checks in this file are of things that Towpath can do without. What is wrong with
+// them is a warning, unless the config insists.
 
 // watched checks the object of Flux that watches a target.
 func (c *checker) watched(ctx context.Context, target *config.Target) []finding {
@@ -115,7 +116,7 @@ func (c *checker) turns(ctx context.Context) []finding {
 	}
 }
 
-// lesser is a finding of what can be done without.
+// lesser is a warning: what is wrong is something that Towpath can do without.
 func lesser(subject string, err error) finding {
 	f := findingOf(subject, err)
 	f.Verdict = warning

@@ -15,8 +15,8 @@ import (
 const unusedFor = 4 * 24 * time.Hour
 
 // discard removes the cached copies of repositories that nobody has used for long.
-// What the config names is open, and so is what another process works with: that
-// is never touched.
+// A copy that is open is never touched: that of a repository which the config names,
+// and that which another process works with.
 func (w *wiring) discard(cache string) {
 	for _, kind := range []string{"targets", "sources"} {
 		entries, err := os.ReadDir(filepath.Join(cache, kind))

@@ -49,7 +49,7 @@ type fluxView struct {
 	read map[types.NamespacedName]func() (flux.Applied, error)
 }
 
-// patience bounds one question to the API server for who waits at a terminal.
+// patience bounds one question to the API server while somebody waits at a terminal.
 const patience = 5 * time.Second
 
 // fluxView connects to the cluster; nil where there is none, or no target names a

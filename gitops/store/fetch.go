@@ -120,7 +120,8 @@ func (s *Store) reachOf(tip gitops.Hash) (have int, whole bool, err error) {
 	return s.reach(tip, maxGenerations)
 }
 
-// fetch is Fetch for who holds the fetching lock. Damage is ErrCorrupt.
+// fetch is Fetch for callers that hold the fetching lock. It mends no damage: that is
+// ErrCorrupt.
 func (s *Store) fetch(ctx context.Context, tips []gitops.Hash, depth int) error {
 	request, err := s.request(tips, depth)
 	if err != nil || len(request.Wants) == 0 {

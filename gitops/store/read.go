@@ -91,7 +91,7 @@ func (s *Store) typedUpTo(h gitops.Hash, want plumbing.ObjectType, limit int64) 
 	return content, nil
 }
 
-// object is Object for who holds the lock.
+// object is Object for callers that hold the lock.
 func (s *Store) object(h gitops.Hash, limit int64) (plumbing.ObjectType, []byte, error) {
 	if err := s.touch(); err != nil {
 		return 0, nil, err

@@ -232,7 +232,7 @@ func (s *Store) Reset() error {
 	return s.reset()
 }
 
-// reset is Reset for who holds the fetching lock.
+// reset is Reset for callers that hold the fetching lock.
 func (s *Store) reset() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
