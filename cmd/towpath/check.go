@@ -53,7 +53,8 @@ func newCheck(g *globals) *cobra.Command {
 		Short: "Reach everything the config names, and try the rights it needs",
 		Long: `Loads the config, then reaches every repository, registry and key that it
 names, tries the rights that are needed, and foresees expiring keys and
-certificates. Reports every problem, not only the first. Changes nothing.`,
+certificates; says what is suspended, held or taken over, so that nothing would
+be promoted. Reports every problem, not only the first. Changes nothing.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, w, _, err := g.open("")
 			if err != nil {
