@@ -19,25 +19,25 @@ import (
 // setup is what `towpath init` knows of the Towpath that it sets up.
 type setup struct {
 	*globals
-	out      string // what is committed
-	secrets  string // what never is
-	renew    bool
-	fromFlux string
+	out      string // directory for what is committed
+	secrets  string // directory for the private keys, which never are
+	renew    bool   // write the manifests anew, and nothing else
+	fromFlux string // clone of the GitOps repository to read Flux's automation from; empty: do not
 
-	target     string
-	url        string
-	branch     string
-	path       string
-	git        string // spec.git taken over from Flux's automation, as YAML, with our signing key; empty: it is written anew
-	email      string
-	fleet      string // Secret of the GitOps repository
-	gitSecret  string // of the sources; empty: they are public
-	registry   string // Secret of the registry; empty: none
-	towpath    string
-	kaniko     string
-	flux       string // namespace/name of the GitRepository; empty: none
-	automation string
-	egress     []string
+	target     string   // its name
+	url        string   // of the GitOps repository
+	branch     string   // of it
+	path       string   // in it, below which markers are edited; empty: everywhere
+	git        string   // spec.git taken over from Flux's automation, as YAML, with our signing key; empty: it is written anew
+	email      string   // that bumps are committed as
+	fleet      string   // Secret of the GitOps repository
+	gitSecret  string   // of the sources; empty: they are public
+	registry   string   // Secret of the registry; empty: none
+	towpath    string   // Towpath's own image, NAME@sha256:…
+	kaniko     string   // kaniko's image, NAME@sha256:…
+	flux       string   // namespace/name of the GitRepository; empty: none
+	automation string   // name of the ImageUpdateAutomation to take over; empty: the one there is
+	egress     []string // what builds may reach besides public addresses
 	images     []proposal
 	first      bool     // the one image is asked for on the terminal
 	noFlux     bool     // the person answered that Flux is not to be asked to pull
