@@ -176,7 +176,7 @@ func TestAProposalIsMergedAtOnce(t *testing.T) {
 	t.Parallel()
 	y := newYard(t, plainFiles())
 	f := y.fleet(func(o *Options) { o.PushBranch = "towpath/{{ .Image }}" })
-	y.faults.push(func(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	y.faults.push(func(_ http.ResponseWriter, r *http.Request, next http.Handler) {
 		next.ServeHTTP(httptest.NewRecorder(), r)
 		y.person("main", lab.Commit{Message: "meanwhile", Files: map[string]string{"other": "x"}})
 		y.works("main", []string{"merge", "--no-edit", "origin/towpath/podinfo"})
