@@ -14,9 +14,9 @@ import (
 
 const (
 	// collectAt is how much the heap grows, in percent of what is in use, before
-	// it is collected: a daemon waits nearly all of its time, and half of Go's
+	// it is collected: a daemon waits nearly all of its time, and a third of Go's
 	// usual hundred costs it some milliseconds a minute.
-	collectAt = 50
+	collectAt = 30
 	// settled is how long a daemon's start may take until memory is given back for
 	// the first time, and giveBackEvery the time between two such after it.
 	settled       = time.Minute
